@@ -1,0 +1,106 @@
+"""The `irpo` command.
+
+irpo run examples/arithmetic_cpu.yaml loss.alpha=0.5
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console as RichConsole
+from rich.table import Table
+
+from irpo_megatron.artifacts import read_json
+from irpo_megatron.config import describe, load_config
+from irpo_megatron.console import Console
+from irpo_megatron.errors import StageError, UserError
+from irpo_megatron.iteration import STAGES, run, run_stage
+from irpo_megatron.report.stage import SUMMARY_COLUMNS, summary_rows
+from irpo_megatron.status import status_rows
+
+app = typer.Typer(
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    help="Iterative Reasoning Preference Optimization: sample, score, pair, train with DPO + alpha x NLL, repeat.",
+)
+
+ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML configuration; see examples/.")]
+Overrides = Annotated[
+    list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Keys to change, as in loss.alpha=0.")
+]
+Iteration = Annotated[int, typer.Option("--iteration", min=0, help="Iteration of the method; 0 is the base model.")]
+Redo = Annotated[
+    bool, typer.Option("--redo", help="Compute stages again that were made from other inputs, instead of refusing.")
+]
+
+
+@app.command("run")
+def run_command(config: ConfigPath, overrides: Overrides = None, redo: Redo = False) -> None:
+    """Run the loop, or go on from wherever it was left."""
+    console = Console()
+    path = run(load_config(config, overrides or []), console, redo=redo)
+    _print_results(path)
+    console.say(f"report: {path / 'report.html'}")
+
+
+@app.command("config")
+def config_command(config: ConfigPath, overrides: Overrides = None) -> None:
+    """Print the resolved configuration, with a sentence on every key."""
+    print(describe(load_config(config, overrides or [])), end="")
+
+
+@app.command("status")
+def status_command(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="For example runs/gsm8k.")]) -> None:
+    """Show every stage of every iteration: done, partial (how far) or missing."""
+    table = Table("iteration", "stage", "state", box=None, pad_edge=False)
+    for row in status_rows(run_dir):
+        table.add_row(*row)
+    RichConsole(highlight=False).print(table)
+
+
+def _add_stage_command(stage: str) -> None:
+    summary = (STAGES[stage].__doc__ or "").strip().splitlines()[0]
+
+    @app.command(stage, help=f"Run one stage alone. {summary}")
+    def stage_command(
+        config: ConfigPath, overrides: Overrides = None, iteration: Iteration = 1, redo: Redo = False
+    ) -> None:
+        run_stage(load_config(config, overrides or []), Console(), stage=stage, iteration=iteration, redo=redo)
+
+
+for _stage in STAGES:
+    _add_stage_command(_stage)
+
+
+def _print_results(run_dir: Path) -> None:
+    table = Table(*SUMMARY_COLUMNS, box=None, pad_edge=False)
+    for column in table.columns:
+        column.justify = "right"
+    for row in summary_rows(read_json(run_dir / "results.json")):
+        table.add_row(*row)
+    RichConsole(highlight=False).print(table)
+
+
+def main() -> None:
+    """Entry point: a user's mistake exits 2, a failed stage 1, both without a traceback."""
+    try:
+        app()
+    except UserError as error:
+        _fail(f"error: {error}", status=2)
+    except StageError as error:
+        _fail(f"failed: {error}", status=1)
+    except KeyboardInterrupt:
+        _fail("interrupted; the same command goes on from here", status=130)
+
+
+def _fail(message: str, *, status: int) -> None:
+    print(message, file=sys.stderr)
+    sys.exit(status)
+
+
+if __name__ == "__main__":
+    main()

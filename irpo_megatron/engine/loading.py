@@ -1,0 +1,19 @@
+"""A model with its weights, from a Megatron checkpoint."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from megatron.core.models.gpt import GPTModel
+
+from irpo_megatron.engine.architecture import Architecture, read_architecture
+from irpo_megatron.engine.checkpoint import load_model, read_config
+from irpo_megatron.engine.model import build_model
+
+
+def load_policy(checkpoint: Path) -> tuple[GPTModel, Architecture]:
+    """This rank's part of the model that a checkpoint holds, whatever layout wrote it."""
+    architecture = read_architecture(read_config(checkpoint))
+    model = build_model(architecture)
+    load_model(checkpoint, model)
+    return model, architecture

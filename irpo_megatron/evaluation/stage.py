@@ -1,0 +1,88 @@
+"""Measure a model on the test problems: greedy accuracy, maj@k and pass@k (paper, section 3).
+
+python -m irpo_megatron.process irpo_megatron.evaluation.stage REQUEST.json
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from irpo_megatron.artifacts import Json, ProgressWriter, write_json
+from irpo_megatron.evaluation.metrics import majority_correct, pass_at_k, wilson_interval
+from irpo_megatron.evaluation.scored_samples import Examiner, ScoredSamples
+from irpo_megatron.generation import load_generator
+from irpo_megatron.records import Problem, Score, read_rows, write_rows
+from irpo_megatron.requests import EvaluateRequest
+from irpo_megatron.tasks import Task, load_task
+from irpo_megatron.tokenizer import Tokenizer
+
+
+def run(request: EvaluateRequest) -> None:
+    """Write the shards `greedy-*.parquet` and `samples-*.parquet`, `greedy_scores.parquet` and `results.json`.
+
+    Raises:
+        UserError: the model is unusable, or a prompt is too long for it.
+    """
+    k = request.evaluation.samples
+    task = load_task(request.task, grading=request.scoring.grading)
+    problems = read_rows(request.problems / "test.parquet", Problem)
+    examiner = Examiner(
+        problems=problems,
+        task=task,
+        generation=request.generation,
+        run_seed=request.seed,
+        iteration=request.iteration,
+    )
+    ask = partial(
+        examiner.ask,
+        request.output,
+        generator=load_generator(request.generation, request.model_folder),
+        tokenizer=Tokenizer(request.model_folder),
+        progress=ProgressWriter(request.output, total=len(problems) * (1 + k), unit="samples"),
+    )
+    greedy = ask("greedy", temperature=0, samples=1)
+    write_rows(request.output / "greedy_scores.parquet", greedy.scores, Score)
+    sampled = ask("samples", temperature=request.evaluation.temperature, samples=k) if k > 0 else None
+    write_json(request.output / "results.json", results(greedy, sampled, task, request.evaluation.pass_at))
+
+
+def results(greedy: ScoredSamples, sampled: ScoredSamples | None, task: Task, pass_at: tuple[int, ...]) -> Json:
+    """Shares between 0 and 1, with 95 % intervals over problems; `tokens` counts all that was generated.
+
+    Args:
+        greedy: One completion a problem.
+        sampled: k completions a problem, or None.
+        pass_at: The k of pass@k.
+    """
+    n = len(greedy.scores)
+    return {
+        "problems": n,
+        "accuracy": greedy.correct / n,
+        "interval": list(wilson_interval(greedy.correct, n)),
+        "majority": majority(sampled, task) if sampled else None,
+        "pass_at": {str(k): mean_pass_at(sampled, k) for k in pass_at} if sampled else {},
+        "tokens": greedy.tokens + (sampled.tokens if sampled else 0),
+        "truncated_share": greedy.truncated / n,
+        "unparsable_share": sum(score.answer is None for score in greedy.scores) / n,
+    }
+
+
+def majority(sampled: ScoredSamples, task: Task) -> Json:
+    """maj@k: k, accuracy and its interval. Answers that the task reads as equal vote together, unreadable ones not."""
+    problems = sampled.by_problem()
+    right = sum(majority_correct([(_vote(score, task), score.correct) for score in scores]) for scores in problems)
+    return {
+        "k": len(problems[0]),
+        "accuracy": right / len(problems),
+        "interval": list(wilson_interval(right, len(problems))),
+    }
+
+
+def mean_pass_at(sampled: ScoredSamples, k: int) -> float:
+    """pass@k, a mean over problems."""
+    problems = sampled.by_problem()
+    return sum(pass_at_k(len(scores), sum(score.correct for score in scores), k) for scores in problems) / len(problems)
+
+
+def _vote(score: Score, task: Task) -> str | None:
+    return None if score.answer is None else task.canonical(score.answer)

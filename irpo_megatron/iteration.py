@@ -1,0 +1,297 @@
+"""The loop: Iterative Reasoning Preference Optimization on one page (section 2 of the paper).
+
+    M_0 is given. For t = 1 ... T:
+      sample N completions a prompt from M_{t-1}, score their final answers, build K winner/loser pairs a prompt,
+      compute the pairs' log-probs under M_{t-1}, which is the reference, train M_t from M_{t-1} with DPO + alpha x NLL,
+      choose its checkpoint on held-out problems, convert it, measure it on the test problems.
+
+Every line of `run_loop` is a stage: a directory that appears when it is complete and is skipped the next time. Stages
+meet in these directories and nowhere else; each runs in processes of its own.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+from irpo_megatron.artifacts import read_json, write_json
+from irpo_megatron.config import Config, load_config
+from irpo_megatron.console import Console
+from irpo_megatron.preflight import check_installation, check_model
+from irpo_megatron.requests import (
+    BaseModelRequest,
+    EvaluateRequest,
+    ExportRequest,
+    GenerateRequest,
+    ImportRequest,
+    JudgeRequest,
+    PairsRequest,
+    ProblemsRequest,
+    ReferenceRequest,
+    ReportRequest,
+    Request,
+    ScoreRequest,
+    TrainRequest,
+)
+from irpo_megatron.run_directory import RunDirectory, open_run
+
+SELECTION = "selection.json"
+
+
+def run(config: Config, console: Console, *, redo: bool = False) -> Path:
+    """Run the loop from wherever it was left.
+
+    Returns:
+        The run directory.
+
+    Raises:
+        UserError: before anything heavy starts where that is possible.
+        StageError: a stage failed; what was computed before is kept.
+    """
+    with open_run(config, console, redo=redo) as directory:
+        prepare(directory)
+        run_loop(directory)
+    return directory.path
+
+
+def run_stage(config: Config, console: Console, *, stage: str, iteration: int, redo: bool = False) -> None:
+    """Run one stage alone, from the committed directories of the stages before it."""
+    with open_run(config, console, redo=redo) as directory:
+        if stage != "report":
+            prepare(directory)
+        STAGES[stage](directory, iteration)
+
+
+def run_loop(run: RunDirectory) -> None:
+    """The method."""
+    method = run.config.method
+    convert(run, 0)
+    evaluate(run, 0)
+    for t in range(1, run.config.iterations + 1):
+        if method != "sft":  # sft trains on gold solutions
+            generate(run, t)
+            score(run, t)
+        build_pairs(run, t)
+        if method == "irpo":  # the others have no DPO term
+            compute_reference(run, t)
+        train(run, t)
+        select(run, t)
+        convert(run, t)
+        evaluate(run, t)
+        report(run, t)
+
+
+def prepare(run: RunDirectory) -> None:
+    """The problems and M_0: checked, or made."""
+    check_installation(run.config)
+    data = run.config.data
+    sources = {name: Path(source) for name, source in (("train_data", data.train), ("test_data", data.test))}
+    files = {name: path for name, path in sources.items() if path.exists()}
+    run.make("problems", 0, "irpo_megatron.tasks.stage", ProblemsRequest, directory=problems(run), made_from=files)
+    if run.config.model.random is not None:
+        run.make(
+            "base-model",
+            0,
+            "irpo_megatron.base_model.stage",
+            BaseModelRequest,
+            directory=model_folder(run, 0),
+            inputs={"problems": problems(run)},
+        )
+    if run.config.model.recipe is not None:
+        _follow_recipe(run)
+    check_model(run.config, problems(run), model_folder(run, 0))
+
+
+def _follow_recipe(run: RunDirectory) -> None:
+    """Run the configuration that makes M_0; it has a run directory of its own, beside this one."""
+    with open_run(recipe_of(run.config), run.console, redo=run.redo) as recipe:
+        run.console.say(f"base model: {recipe.path}")
+        prepare(recipe)
+        run_loop(recipe)
+    run.console.say(f"run: {run.path}")
+
+
+def generate(run: RunDirectory, t: int) -> None:
+    """Sample N completions a prompt from M_{t-1}."""
+    inputs = {"problems": problems(run), "model_folder": model_folder(run, t - 1)}
+    run.make("generate", t, "irpo_megatron.generation.stage", GenerateRequest, inputs=inputs)
+
+
+def score(run: RunDirectory, t: int) -> None:
+    """Compare every sample's final answer with the gold one."""
+    inputs = {"problems": problems(run), "generations": run.stage_directory("generate", t)}
+    run.make("score", t, "irpo_megatron.scoring.stage", ScoreRequest, inputs=inputs)
+
+
+def build_pairs(run: RunDirectory, t: int) -> None:
+    """K winner/loser pairs a prompt."""
+    samples = run.config.method != "sft"
+    inputs = {
+        "problems": problems(run),
+        "generations": run.stage_directory("generate", t) if samples else None,
+        "scores": run.stage_directory("score", t) if samples else None,
+        "model_folder": model_folder(run, t - 1),
+    }
+    run.make("pairs", t, "irpo_megatron.pairs.stage", PairsRequest, inputs=inputs)
+
+
+def compute_reference(run: RunDirectory, t: int) -> None:
+    """log-probs of the pairs under M_{t-1}."""
+    inputs = {"pair_rows": run.stage_directory("pairs", t), "checkpoint": megatron_checkpoint(run, t - 1)}
+    run.make(
+        "reference",
+        t,
+        "irpo_megatron.training.reference",
+        ReferenceRequest,
+        inputs=inputs,
+        processes=run.config.parallel.world_size,
+    )
+
+
+def train(run: RunDirectory, t: int) -> None:
+    """M_t from M_{t-1}; every candidate checkpoint is kept."""
+    run.make(
+        "train",
+        t,
+        "irpo_megatron.training.stage",
+        TrainRequest,
+        inputs=_training_inputs(run, t),
+        options={"run_dir": run.path},
+        processes=run.config.parallel.world_size,
+    )
+
+
+def _training_inputs(run: RunDirectory, t: int) -> dict[str, Path | None]:
+    return {
+        "pair_rows": run.stage_directory("pairs", t),
+        "reference": run.stage_directory("reference", t) if run.config.method == "irpo" else None,
+        "checkpoint": megatron_checkpoint(run, t - 1),
+    }
+
+
+def select(run: RunDirectory, t: int) -> None:
+    """Judge the candidates on held-out problems; where asked for, train again with those problems included."""
+    training = run.stage_directory("train", t)
+    made_from = {"training": training, "problems": problems(run), "model": model_folder(run, 0)}
+    reads: list[type[Request]] = [TrainRequest, JudgeRequest]
+    with run.stage("select", t, run.stage_directory("select", t), reads=reads, inputs=made_from) as work:
+        if work is None:
+            return
+        if not (work / SELECTION).is_file():
+            _judge(run, t, sorted((training / "checkpoints").iterdir()), work)
+        shutil.rmtree(work / "candidates", ignore_errors=True)
+        if run.config.selection.retrain:
+            steps = read_json(work / SELECTION)["step"]
+            request = TrainRequest(
+                output=work / "retrained",
+                iteration=t,
+                run_dir=run.path,
+                retrain_steps=steps,
+                **_training_inputs(run, t),
+                **TrainRequest.config_values(run.config),
+            )
+            (work / "retrained").mkdir(exist_ok=True)
+            run.process("retrain", "irpo_megatron.training.stage", request, processes=run.config.parallel.world_size)
+
+
+def _judge(run: RunDirectory, t: int, checkpoints: list[Path], work: Path) -> None:
+    """Write `selection.json`; a single candidate needs no judge."""
+    if len(checkpoints) == 1:
+        write_json(work / SELECTION, {"step": int(checkpoints[0].name.removeprefix("step-")), "candidates": []})
+        return
+    folders = work / "candidates"
+    folders.mkdir(exist_ok=True)
+    _export(run, t, "select-convert", folders, {path.name: path for path in checkpoints})
+    request = JudgeRequest(
+        output=work,
+        iteration=t,
+        problems=problems(run),
+        candidates={path.name: folders / path.name for path in checkpoints},
+        **JudgeRequest.config_values(run.config),
+    )
+    run.process("select", "irpo_megatron.evaluation.judge", request)
+
+
+def convert(run: RunDirectory, t: int) -> None:
+    """M_0 from Hugging Face to Megatron; every later M_t from Megatron to Hugging Face."""
+    if t == 0:
+        inputs = {"model_folder": model_folder(run, 0)}
+        run.make("convert", 0, "irpo_megatron.conversion.import_stage", ImportRequest, inputs=inputs)
+        return
+    made_from = {"selection": run.stage_directory("select", t), "training": run.stage_directory("train", t)}
+    directory = run.stage_directory("convert", t)
+    with run.stage("convert", t, directory, reads=[ExportRequest], inputs=made_from) as work:
+        if work is not None:
+            _export(run, t, "convert", work, {".": megatron_checkpoint(run, t)})
+
+
+def _export(run: RunDirectory, t: int, name: str, output: Path, checkpoints: dict[str, Path]) -> None:
+    request = ExportRequest(
+        output=output,
+        iteration=t,
+        checkpoints=checkpoints,
+        model_folder=model_folder(run, 0),
+        **ExportRequest.config_values(run.config),
+    )
+    run.process(name, "irpo_megatron.conversion.export_stage", request)
+
+
+def evaluate(run: RunDirectory, t: int) -> None:
+    """Accuracy, maj@k and pass@k of M_t on the test problems."""
+    inputs = {"problems": problems(run), "model_folder": model_folder(run, t)}
+    run.make("evaluate", t, "irpo_megatron.evaluation.stage", EvaluateRequest, inputs=inputs)
+
+
+def report(run: RunDirectory, t: int) -> None:
+    """results.json, metrics.jsonl and report.html, from whatever is there: made anew each time."""
+    run.process("report", "irpo_megatron.report.stage", ReportRequest(output=run.path, iteration=t))
+
+
+STAGES: dict[str, Callable[[RunDirectory, int], None]] = {
+    "generate": generate,
+    "score": score,
+    "pairs": build_pairs,
+    "reference": compute_reference,
+    "train": train,
+    "select": select,
+    "convert": convert,
+    "evaluate": evaluate,
+    "report": report,
+}
+
+
+def problems(run: RunDirectory) -> Path:
+    """The problems of every split."""
+    return run.path / "problems"
+
+
+def model_folder(run: RunDirectory, t: int) -> Path:
+    """M_t as a Hugging Face folder."""
+    if t > 0:
+        return run.stage_directory("convert", t)
+    model = run.config.model
+    if model.random is not None:
+        return run.path / "base-model"
+    if model.recipe is not None:
+        recipe = recipe_of(run.config)
+        return recipe.run_dir / f"iteration-{recipe.iterations:02d}" / "checkpoint-hf"
+    assert model.path is not None
+    return model.path
+
+
+def megatron_checkpoint(run: RunDirectory, t: int) -> Path:
+    """M_t as a Megatron checkpoint: the selected one."""
+    if t == 0:
+        return run.stage_directory("convert", 0) / "step-000000"
+    selection = run.stage_directory("select", t)
+    name = f"step-{read_json(selection / SELECTION)['step']:06d}"
+    origin = selection / "retrained" if run.config.selection.retrain else run.stage_directory("train", t)
+    return origin / "checkpoints" / name
+
+
+def recipe_of(config: Config) -> Config:
+    """The configuration that makes M_0, in a run directory beside this one; data and seed default to this run's."""
+    assert config.model.recipe is not None
+    defaults = {"data": {"train": config.data.train, "test": config.data.test}, "seed": config.seed}
+    return load_config(config.model.recipe, defaults=defaults).model_copy(update={"runs": config.runs})

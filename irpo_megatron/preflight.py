@@ -1,0 +1,73 @@
+"""What is checked before anything heavy starts, besides the configuration itself."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+
+from irpo_megatron.artifacts import Json
+from irpo_megatron.config import Config
+from irpo_megatron.errors import UserError
+from irpo_megatron.model_folder import open_model_folder, require_context
+from irpo_megatron.records import Problem, read_rows
+from irpo_megatron.tasks import load_task
+from irpo_megatron.tokenizer import Tokenizer
+
+_NEEDED = {"torch": "train", "megatron": "train", "transformers": "train", "matplotlib": "report", "jinja2": "report"}
+
+
+def check_installation(config: Config) -> None:
+    """Every package that a stage will need can be found; nothing is imported.
+
+    Raises:
+        UserError: one cannot.
+    """
+    missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
+    if missing:
+        extras = ",".join(sorted({_NEEDED[name] for name in missing}))
+        raise UserError(
+            f"not installed: {', '.join(missing)}",
+            "the loop trains, converts, generates and reports on this machine",
+            f'pip install "irpo-megatron[{extras}]"',
+        )
+    trackers = [name for name in config.tracking.to if importlib.util.find_spec(name) is None]
+    if trackers:
+        raise UserError(
+            f"tracking.to names {', '.join(trackers)}, which cannot be imported",
+            "a tracker's package must be installed beside the trainer",
+            f"pip install {' '.join(trackers)}, or take it out of tracking.to",
+        )
+
+
+def check_model(config: Config, problems: Path, folder_path: Path) -> None:
+    """M_0 is complete, has an end token, divides over the layout, and has room for every prompt and its completion.
+
+    Raises:
+        UserError: the first of these that does not hold.
+    """
+    folder = open_model_folder(folder_path)
+    tokenizer = Tokenizer(folder_path)
+    _check_layout(config, folder.config)
+    task = load_task(config.task)
+    rows = [row for name in ("train", "held_out", "test") for row in read_rows(problems / f"{name}.parquet", Problem)]
+    lengths = {problem.id: len(tokenizer.encode_prompt(task.prompt(problem))) for problem in rows}
+    require_context(lengths, config.generation.max_tokens, folder)
+
+
+def _check_layout(config: Config, model: Json) -> None:
+    """Tensor parallelism cuts heads and feed-forward, pipeline parallelism cuts layers: evenly, or not at all."""
+    cut = {
+        "num_attention_heads": config.parallel.tensor,
+        "num_key_value_heads": config.parallel.tensor,
+        "intermediate_size": config.parallel.tensor,
+        "num_hidden_layers": config.parallel.pipeline,
+    }
+    for key, parts in cut.items():
+        value = model.get(key)
+        if isinstance(value, int) and value % parts != 0:
+            axis = "pipeline" if key == "num_hidden_layers" else "tensor"
+            raise UserError(
+                f"the model has {key} = {value}, parallel.{axis} = {parts}",
+                f"parallel.{axis} divides {key}",
+                f"choose a parallel.{axis} that divides {value}",
+            )

@@ -1,0 +1,64 @@
+"""A stage in a process of its own: how it reads its request and how it says what went wrong.
+
+    python -m irpo_megatron.process irpo_megatron.pairs.stage REQUEST.json
+
+Engines that cannot share an interpreter never meet, a stage's memory is back when it ends, and a kill takes one stage.
+This module is the `__main__` of every stage and imports nothing heavy: Megatron-Core's checkpoint writer spawns a
+helper process, and a spawned process imports `__main__` again.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import logging
+import signal
+import sys
+import typing
+from pathlib import Path
+
+from irpo_megatron.artifacts import read_json, write_json
+from irpo_megatron.errors import UserError
+
+_PR_SET_PDEATHSIG = 1
+
+
+def main(module_name: str, request_path: Path) -> int:
+    """Import the stage, read its request, run it.
+
+    Returns:
+        The exit status: 0, or 2 for a `UserError`, which is left beside the request for the loop to pass on to the
+        user. Any other exception leaves with its traceback in the log.
+    """
+    die_with_parent()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    try:
+        module = importlib.import_module(module_name)
+        request_type = typing.get_type_hints(module.run)["request"]
+        module.run(request_type.model_validate(read_json(request_path)))
+    except UserError as error:
+        write_json(error_path(request_path), {"seen": error.seen, "rule": error.rule, "remedy": error.remedy})
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def error_path(request_path: Path) -> Path:
+    """Where a stage's process leaves its `UserError`."""
+    return request_path.with_suffix(".error.json")
+
+
+def user_error_of(request_path: Path) -> UserError | None:
+    """The `UserError` that a stage's process left, if it did."""
+    path = error_path(request_path)
+    return UserError(**read_json(path)) if path.is_file() else None
+
+
+def die_with_parent() -> None:
+    """Ask the kernel to kill this process when its parent dies, so that a killed run leaves nobody writing to it."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))

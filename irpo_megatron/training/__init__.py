@@ -1,0 +1,1 @@
+"""Reference log-probs, batches of pairs, the optimizer step and the loop over steps."""

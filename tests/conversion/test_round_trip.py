@@ -1,0 +1,156 @@
+"""Hugging Face -> Megatron -> Hugging Face, through the stages' own processes: exact, and judged by logits."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from support.stages import ONE_THREAD, import_model, run_request
+from support.tiny_model import make_llama
+
+from irpo_megatron.conversion import export_stage
+from irpo_megatron.errors import StageError, UserError
+from irpo_megatron.requests import ExportRequest
+
+SHAPES: dict[str, dict[str, Any]] = {
+    "odd vocabulary, grouped": {"vocab_size": 29},
+    "one key-value head, tied, own head size": {
+        "num_key_value_heads": 1,
+        "tie_word_embeddings": True,
+        "head_dim": 12,
+        "rope_theta": 500000.0,
+        "rms_norm_eps": 1e-6,
+    },
+}
+
+
+def _export(output: Path, folder: Path, checkpoints: dict[str, Path]) -> Path:
+    request = ExportRequest(output=output, iteration=1, launch=ONE_THREAD, checkpoints=checkpoints, model_folder=folder)
+    run_request("irpo_megatron.conversion.export_stage", request)
+    return output
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_tensor_comes_back_bit_for_bit(shape: str, tmp_path: Path) -> None:
+    folder = make_llama(tmp_path / "hf", **SHAPES[shape])
+    checkpoint = import_model(folder, tmp_path / "megatron")
+    # The stage itself compares the logits of what it wrote, loaded by transformers, with the Megatron model's.
+    back = _export(tmp_path / "back", folder, {"step-000001": checkpoint, "step-000002": checkpoint})
+    original = load_file(folder / "model.safetensors")
+    for name in ("step-000001", "step-000002"):
+        tensors = load_file(back / name / "model.safetensors")
+        assert tensors.keys() == original.keys()
+        for key, tensor in original.items():
+            assert torch.equal(tensors[key], tensor), key
+        assert (back / name / "tokenizer.json").read_bytes() == (folder / "tokenizer.json").read_bytes()
+        before, after = (json.loads((path / "config.json").read_text()) for path in (folder, back / name))
+        assert after == before | {"dtype": "float32"}
+
+
+def test_large_models_are_written_in_shards_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(export_stage, "SHARD_BYTES", 100)
+    tensors = {"a": torch.ones(20), "b": torch.ones(10), "c": torch.ones(30)}  # 80, 40 and 120 bytes
+    export_stage.write_weights(tmp_path, tensors)
+    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
+    assert index["metadata"]["total_size"] == 240
+    assert index["weight_map"] == {
+        "a": "model-00001-of-00003.safetensors",
+        "b": "model-00002-of-00003.safetensors",
+        "c": "model-00003-of-00003.safetensors",
+    }
+    for name, file in index["weight_map"].items():
+        assert torch.equal(load_file(tmp_path / file)[name], tensors[name])
+
+
+def test_a_tensor_too_few_and_one_too_many_are_named(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path / "hf")
+    tensors = load_file(folder / "model.safetensors")
+    spare = tensors.pop("model.layers.1.mlp.up_proj.weight")
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"lacks the tensors model\.layers\.1\.mlp\.up_proj\.weight"):
+        import_model(folder, tmp_path / "few")
+    tensors["model.layers.1.mlp.up_proj.weight"] = spare
+    tensors["model.layers.1.self_attn.q_proj.bias"] = torch.zeros(32)
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(
+        UserError, match=r"besides those of a Llama, the tensors model\.layers\.1\.self_attn\.q_proj\.bias"
+    ):
+        import_model(folder, tmp_path / "many")
+
+
+def test_weights_of_another_shape_than_config_json_are_refused(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path / "hf")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
+    with pytest.raises(UserError, match=r"mlp\.gate_proj\.weight .* make \(96, 32\)\n.*should be \(128, 32\)"):
+        import_model(folder, tmp_path / "megatron")
+
+
+def test_a_folder_that_computes_something_else_is_not_passed_on(tmp_path: Path) -> None:
+    """The judge catches what tensor comparison cannot: weights right, configuration wrong."""
+    folder = make_llama(tmp_path / "hf")
+    checkpoint = import_model(folder, tmp_path / "megatron")
+    config = json.loads((checkpoint / "config.json").read_text())
+    config["rope_parameters"]["rope_theta"] = 50.0
+    # Megatron reads the true value; what is written for transformers is another one.
+    judge = tmp_path / "judge.py"
+    judge.write_text("")
+    (tmp_path / "wrong").mkdir()
+    import subprocess
+    import sys
+
+    code = f"""
+import json, shutil
+from pathlib import Path
+from irpo_megatron.config import ParallelConfig
+from irpo_megatron.conversion.verify import logit_difference, require_same_logits
+from irpo_megatron.engine.loading import load_policy
+from irpo_megatron.engine.parallel import parallel_world
+folder, wrong = Path({str(folder)!r}), Path({str(tmp_path / "wrong")!r})
+with parallel_world(ParallelConfig(), threads=1):
+    model, architecture = load_policy(Path({str(checkpoint)!r}))
+    assert logit_difference(model, architecture, folder) < 1e-5
+    shutil.copytree(folder, wrong, dirs_exist_ok=True)
+    (wrong / "config.json").write_text(json.dumps({config!r}))
+    try:
+        require_same_logits(model, architecture, wrong)
+    except RuntimeError as error:
+        assert "differ from the checkpoint's" in str(error)
+    else:
+        raise SystemExit("a folder with another rope_theta passed")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_checkpoint_with_a_foreign_pickle_is_refused(tmp_path: Path) -> None:
+    import pickle
+
+    folder = make_llama(tmp_path / "hf")
+    checkpoint = import_model(folder, tmp_path / "megatron")
+    touched = tmp_path / "touched"
+
+    class Payload:
+        def __reduce__(self) -> tuple[Any, tuple[Any, ...]]:
+            return Path.touch, (touched,)
+
+    (checkpoint / "state" / ".metadata").write_bytes(pickle.dumps(Payload()))
+    with pytest.raises(UserError, match="holds only the types of torch's checkpoint format"):
+        _export(tmp_path / "back", folder, {".": checkpoint})
+    assert not touched.exists()
+    (checkpoint / "state" / ".metadata").unlink()
+    with pytest.raises(UserError, match="no complete Megatron checkpoint"):
+        _export(tmp_path / "again", folder, {".": checkpoint})
+
+
+def test_a_truncated_checkpoint_fails_and_names_its_log(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path / "hf")
+    checkpoint = import_model(folder, tmp_path / "megatron")
+    for shard in (checkpoint / "state").glob("*.distcp"):
+        shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
+    with pytest.raises(StageError, match=r"exited with status 1; its log: .*back\.log"):
+        _export(tmp_path / "back", folder, {".": checkpoint})
+    assert not (tmp_path / "back" / "model.safetensors").exists()

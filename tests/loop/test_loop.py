@@ -1,0 +1,157 @@
+"""The finished loop: what its files say, and that users can walk away with them."""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+from support.command import LOOP, irpo
+
+from irpo_megatron.artifacts import MANIFEST, read_manifest
+from irpo_megatron.records import Pair, Problem, Sample, Score, read_rows
+
+STAGES = ["generations", "scores", "pairs", "reference", "training", "selection", "checkpoint-hf", "evaluation"]
+
+
+def _lines(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def run(finished_runs: Path) -> Path:
+    return finished_runs / "loop"
+
+
+def test_every_stage_left_a_committed_directory_and_nothing_half_done(run: Path) -> None:
+    for iteration in (1, 2):
+        folder = run / f"iteration-{iteration:02d}"
+        assert sorted(path.name for path in folder.iterdir()) == sorted(STAGES)
+        for stage in STAGES:
+            assert read_manifest(folder / stage)["outputs"]
+    assert not list(run.rglob("*.partial"))
+    assert not list(run.rglob("*.tmp"))
+
+
+def test_results_are_those_of_the_stored_samples(run: Path) -> None:
+    results = json.loads((run / "results.json").read_text())
+    assert (results["task"], results["method"]) == ("arithmetic", "irpo")
+    assert [entry["iteration"] for entry in results["iterations"]] == [0, 1, 2]
+    gold = {problem.id: problem.answer for problem in read_rows(run / "problems" / "test.parquet", Problem)}
+    for entry in results["iterations"]:
+        folder = run / f"iteration-{entry['iteration']:02d}" / "evaluation"
+        greedy = [row for shard in sorted(folder.glob("greedy-*.parquet")) for row in read_rows(shard, Sample)]
+        right = [row.completion.rpartition("Final answer:")[2] == gold[row.prompt_id] for row in greedy]
+        assert len(right) == 40
+        assert entry["accuracy"] == sum(right) / 40
+        low, high = entry["interval"]
+        assert low < entry["accuracy"] < high
+    stages = {"generate", "score", "pairs", "reference", "train", "select", "convert", "evaluate"}
+    assert set(results["iterations"][1]["seconds"]) == stages
+
+
+def test_pairs_are_right_against_wrong_and_made_of_the_sampled_ids(run: Path) -> None:
+    folder = run / "iteration-01"
+    samples = {(s.prompt_id, s.sample_index): s for s in read_rows(folder / "generations", Sample)}
+    correct = {(s.prompt_id, s.sample_index): s.correct for s in read_rows(folder / "scores", Score)}
+    pairs = read_rows(folder / "pairs" / "pairs.parquet", Pair)
+    assert pairs
+    for pair in pairs:
+        loser = samples[pair.prompt_id, pair.rejected_sample]
+        assert not correct[pair.prompt_id, pair.rejected_sample]
+        assert (pair.rejected_ids, pair.prompt_ids) == (loser.completion_ids, loser.prompt_ids)
+        if pair.chosen_sample >= 0:
+            assert correct[pair.prompt_id, pair.chosen_sample]
+            assert pair.chosen_ids == samples[pair.prompt_id, pair.chosen_sample].completion_ids
+
+
+def test_training_starts_at_ln_2_and_logs_every_step(run: Path) -> None:
+    lines = _lines(run / "metrics.jsonl")
+    for iteration in (1, 2):
+        mine = [line for line in lines if line["iteration"] == iteration]
+        pairs = len(read_rows(run / f"iteration-{iteration:02d}" / "pairs" / "pairs.parquet", Pair))
+        assert [line["step"] for line in mine] == list(range(1, math.ceil(pairs / 8) + 1))
+        assert mine[0]["dpo"] == pytest.approx(math.log(2), abs=1e-5)
+        assert mine[0]["loss"] == pytest.approx(mine[0]["dpo"] + mine[0]["nll"], abs=1e-5)
+        assert sum(line["pairs"] for line in mine) == pairs
+
+
+def test_the_selected_candidate_is_the_best_and_is_what_was_converted(run: Path) -> None:
+    selection = json.loads((run / "iteration-01" / "selection" / "selection.json").read_text())
+    best = max(selection["candidates"], key=lambda candidate: (candidate["accuracy"], candidate["step"]))
+    assert len(selection["candidates"]) == 2
+    assert selection["step"] == best["step"]
+    assert {candidate["problems"] for candidate in selection["candidates"]} == {12}
+    held_out = {problem.id for problem in read_rows(run / "problems" / "held_out.parquet", Problem)}
+    sampled = {sample.prompt_id for sample in read_rows(run / "iteration-01" / "generations", Sample)}
+    assert len(held_out) == 12
+    assert not held_out & sampled, "held-out problems are not trained on"
+
+
+def test_checkpoints_load_in_transformers_and_pairs_in_datasets(run: Path) -> None:
+    from datasets import Dataset
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = run / "iteration-02" / "checkpoint-hf"
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder)
+    sample = read_rows(run / "iteration-02" / "evaluation" / "greedy-00000.parquet", Sample)[0]
+    prompt = tokenizer(sample.prompt, return_tensors="pt")
+    assert tuple(prompt["input_ids"][0].tolist()) == sample.prompt_ids
+    generated = model.generate(**prompt, do_sample=False, max_new_tokens=56)[0, len(sample.prompt_ids) :]
+    assert tuple(generated.tolist()) == sample.completion_ids
+    dataset = Dataset.from_parquet(str(run / "iteration-01" / "pairs" / "pairs.parquet"))
+    assert {"prompt", "chosen", "rejected"} <= set(dataset.column_names)
+
+
+def test_a_second_start_computes_nothing(finished_runs: Path) -> None:
+    run = finished_runs / "loop"
+    before = {path: path.stat().st_mtime_ns for path in run.rglob(MANIFEST)}
+    again = irpo("run", LOOP, f"runs={finished_runs}")
+    assert again.status == 0
+    assert {path: path.stat().st_mtime_ns for path in run.rglob(MANIFEST)} == before
+    assert again.output.splitlines()[-1].split()[0] == "2", "the table of results is printed"
+
+
+def test_status_shows_every_stage(run: Path) -> None:
+    shown = irpo("status", run).output.splitlines()
+    states = [line.split(maxsplit=2) for line in shown if line.split()[0] in ("0", "1", "2")]
+    assert len(states) == 2 + 2 * 8
+    assert all(state.startswith("done in ") for _, _, state in states)
+
+
+def test_a_stage_alone_refuses_missing_inputs_and_runs_where_they_are(runs_with_base: Path) -> None:
+    early = irpo("score", LOOP, f"runs={runs_with_base}", "--iteration", "1")
+    assert early.status == 2
+    assert "iteration-01/generations is not there" in early.errors
+    assert irpo("generate", LOOP, f"runs={runs_with_base}", "--iteration", "1").status == 0
+    assert irpo("score", LOOP, f"runs={runs_with_base}", "--iteration", "1").status == 0
+    assert (runs_with_base / "loop" / "iteration-01" / "scores" / MANIFEST).is_file()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "absent"),
+    [
+        (["method=star", "selection.candidates=1", "evaluation.samples=0"], {"reference"}),
+        (["selection.retrain=true", "evaluation.samples=0"], set()),
+    ],
+)
+def test_the_other_ways_through_the_loop(runs_with_base: Path, overrides: list[str], absent: set[str]) -> None:
+    finished = irpo("run", LOOP, f"runs={runs_with_base}", "iterations=1", *overrides)
+    assert finished.status == 0, finished.errors
+    folder = runs_with_base / "loop" / "iteration-01"
+    assert {path.name for path in folder.iterdir()} == set(STAGES) - absent
+    first = _lines(folder / "training" / "metrics.jsonl")[0]
+    if absent:
+        assert first["dpo"] is None
+        assert first["loss"] == pytest.approx(first["nll"], abs=1e-6)
+    else:
+        retrained = folder / "selection" / "retrained"
+        pairs = read_rows(folder / "pairs" / "pairs.parquet", Pair)
+        held_out = [pair for pair in pairs if pair.held_out]
+        assert held_out, "retraining uses the held-out problems' pairs"
+        step = json.loads((folder / "selection" / "selection.json").read_text())["step"]
+        assert len(_lines(retrained / "metrics.jsonl")) == step
+        assert math.ceil((len(pairs) - len(held_out)) / 8) == len(_lines(folder / "training" / "metrics.jsonl"))

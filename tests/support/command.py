@@ -1,0 +1,40 @@
+"""The `irpo` command as users run it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LOOP = ROOT / "tests" / "loop" / "loop.yaml"
+
+
+@dataclass(frozen=True)
+class Finished:
+    """What a command left."""
+
+    status: int
+    output: str
+    errors: str
+
+
+def start_irpo(*arguments: str | Path) -> subprocess.Popen[str]:
+    """Start the command."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "irpo_megatron.cli", *map(str, arguments)],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "COLUMNS": "200"},
+    )
+
+
+def irpo(*arguments: str | Path) -> Finished:
+    """Run the command to its end."""
+    process = start_irpo(*arguments)
+    output, errors = process.communicate(timeout=900)
+    return Finished(process.returncode, output, errors)

@@ -1,0 +1,151 @@
+"""A stage's process: the request that it is given, and how it says what went wrong."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pyarrow
+import pytest
+from pydantic import ValidationError
+
+from irpo_megatron import process
+from irpo_megatron.artifacts import read_json, write_json
+from irpo_megatron.environment import describe_environment
+from irpo_megatron.errors import StageError, UserError
+from irpo_megatron.process import error_path, user_error_of
+from irpo_megatron.requests import Request, ScoreRequest
+
+
+class CountRequest(Request):
+    """What the stage below reads."""
+
+    count: int
+
+
+@pytest.fixture(autouse=True)
+def no_death_with_parent(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The test run must not be tied to its parent."""
+    monkeypatch.setattr(process, "die_with_parent", lambda: None)
+
+
+@pytest.fixture
+def seen(monkeypatch: pytest.MonkeyPatch) -> list[CountRequest]:
+    """The requests that the module `fake_stage` was run with; a count of 13 is a mistake of the user's."""
+    seen: list[CountRequest] = []
+
+    def run(request: CountRequest) -> None:
+        seen.append(request)
+        if request.count == 13:
+            raise UserError("count = 13", "no count is 13", "count again")
+        if request.count < 0:
+            raise ZeroDivisionError("a defect")
+
+    module = ModuleType("fake_stage")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "fake_stage", module)
+    return seen
+
+
+def write_request(folder: Path, **fields: object) -> Path:
+    path = folder / "iteration-01-count.request.json"
+    write_json(path, {"output": str(folder / "out"), "iteration": 1, "count": 1} | fields)
+    return path
+
+
+def test_a_stage_gets_its_request_in_its_own_type(tmp_path: Path, seen: list[CountRequest]) -> None:
+    path = write_request(tmp_path, count=5)
+    assert process.main("fake_stage", path) == 0
+    assert seen == [CountRequest(output=tmp_path / "out", iteration=1, count=5)]
+    assert type(seen[0]) is CountRequest
+    assert not error_path(path).exists()
+    assert user_error_of(path) is None
+
+
+def test_a_mistake_of_the_users_is_left_beside_the_request(
+    tmp_path: Path, seen: list[CountRequest], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_request(tmp_path, count=13)
+    assert process.main("fake_stage", path) == 2
+    assert error_path(path).parent == tmp_path
+    assert read_json(error_path(path)) == {"seen": "count = 13", "rule": "no count is 13", "remedy": "count again"}
+    error = user_error_of(path)
+    assert error is not None
+    assert (error.seen, error.rule, error.remedy) == ("count = 13", "no count is 13", "count again")
+    assert "error: count = 13\n  rule:   no count is 13\n  remedy: count again" in capsys.readouterr().err
+
+
+def test_errors_of_different_stages_do_not_meet(tmp_path: Path) -> None:
+    paths = {error_path(tmp_path / f"iteration-{t:02d}-{name}.request.json") for t in (1, 11) for name in ("a", "b")}
+    assert len(paths) == 4
+
+
+def test_a_mistake_found_while_the_stage_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "needs_an_engine.py").write_text(
+        "from irpo_megatron.errors import UserError\nraise UserError('no engine', 'one is needed', 'install it')\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    path = write_request(tmp_path)
+    assert process.main("needs_an_engine", path) == 2
+    assert json.loads(error_path(path).read_text())["remedy"] == "install it"
+
+
+def test_any_other_error_keeps_its_traceback(tmp_path: Path, seen: list[CountRequest]) -> None:
+    path = write_request(tmp_path, count=-1)
+    with pytest.raises(ZeroDivisionError, match="a defect"):
+        process.main("fake_stage", path)
+    assert not error_path(path).exists()
+
+
+@pytest.mark.parametrize("fields", [{"count": "many"}, {"count": 1.5}, {"unknown": 1}, {"output": None}])
+def test_a_request_of_another_shape_does_not_reach_the_stage(
+    tmp_path: Path, seen: list[CountRequest], fields: dict[str, object]
+) -> None:
+    with pytest.raises(ValidationError, match="CountRequest"):
+        process.main("fake_stage", write_request(tmp_path, **fields))
+    assert seen == []
+
+
+def test_a_request_that_is_gone(tmp_path: Path, seen: list[CountRequest]) -> None:
+    assert process.main("fake_stage", tmp_path / "gone.request.json") == 2
+    error = user_error_of(tmp_path / "gone.request.json")
+    assert error is not None
+    assert "No such file" in error.seen
+    assert seen == []
+
+
+def test_the_type_is_read_from_a_postponed_annotation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Stages use `from __future__ import annotations`: there the annotation is a string."""
+    (tmp_path / "postponed_stage.py").write_text(
+        "from __future__ import annotations\n"
+        "from irpo_megatron.requests import ScoreRequest\n"
+        "got = []\n"
+        "def run(request: ScoreRequest) -> None:\n"
+        "    got.append(request)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    request = ScoreRequest.model_validate(
+        {"output": "o", "iteration": 1, "task": "arc", "scoring": {}, "problems": "p", "generations": "g"}
+    )
+    write_json(tmp_path / "r.json", request.model_dump(mode="json"))
+    assert process.main("postponed_stage", tmp_path / "r.json") == 0
+    assert sys.modules.pop("postponed_stage").got == [request]
+
+
+def test_errors_tell_what_was_seen_the_rule_and_the_remedy() -> None:
+    error = UserError("x = 1", "x is above 1", "raise x")
+    assert str(error) == "x = 1\n  rule:   x is above 1\n  remedy: raise x"
+    assert not issubclass(StageError, UserError)
+    assert not issubclass(UserError, StageError)
+
+
+def test_environment_names_versions_and_nothing_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    environment = describe_environment()
+    assert set(environment) == {"python", "platform", "processors", "packages"}
+    assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert environment["packages"]["tensorrt-llm"] is None or "." in environment["packages"]["tensorrt-llm"]
+    assert environment["packages"]["pyarrow"] == pyarrow.__version__
+    assert "hf_secret" not in json.dumps(environment)
