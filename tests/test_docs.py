@@ -13,6 +13,7 @@ import os
 import re
 import shlex
 import shutil
+import types
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from typing import Any
 
 import pytest
 import typer
+from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from irpo_megatron import iteration
@@ -48,10 +50,7 @@ def quoted_loop() -> str:
 
 
 def key_tables() -> str:
-    schema = Config.model_json_schema()
-    tables = [_table("The run", _own_sentence(Config), Config, "", schema, schema["$defs"])]
-    tables += _section_tables(Config, "", schema, schema["$defs"])
-    return "\n\n".join(tables)
+    return "\n\n".join([_table("The run", Config, prefix=""), *_section_tables(Config, prefix="")])
 
 
 def neutral_keys() -> str:
@@ -61,13 +60,12 @@ def neutral_keys() -> str:
 GENERATED: dict[str, Callable[[], str]] = {"loop": quoted_loop, "keys": key_tables, "neutral": neutral_keys}
 
 
-def _section_tables(kind: type[Section], prefix: str, schema: dict[str, Any], parts: dict[str, Any]) -> Iterator[str]:
-    for name, field in kind.model_fields.items():
-        section = _section_in(field.annotation)
-        if section is not None:
-            inner = parts[section.__name__]
-            yield _table(f"`{prefix}{name}`", _own_sentence(section), section, f"{prefix}{name}.", inner, parts)
-            yield from _section_tables(section, f"{prefix}{name}.", inner, parts)
+def _section_tables(section: type[Section], *, prefix: str) -> Iterator[str]:
+    for name, field in section.model_fields.items():
+        inner = _section_in(field.annotation)
+        if inner is not None:
+            yield _table(f"`{prefix}{name}`", inner, prefix=f"{prefix}{name}.")
+            yield from _section_tables(inner, prefix=f"{prefix}{name}.")
 
 
 def _section_in(annotation: Any) -> type[Section] | None:
@@ -78,44 +76,44 @@ def _section_in(annotation: Any) -> type[Section] | None:
     return None
 
 
-def _own_sentence(section: type[Section]) -> str:
-    return " ".join((section.__doc__ or "").split())
+def _table(title: str, section: type[Section], *, prefix: str) -> str:
+    hints = typing.get_type_hints(section, include_extras=True)
+    rows = [
+        f"| `{prefix}{name}` | {_default(field)} | {_takes(hints[name])} | {field.description} |"
+        for name, field in section.model_fields.items()
+        if _section_in(field.annotation) is None
+    ]
+    sentence = " ".join((section.__doc__ or "").split())
+    return "\n".join(
+        [f"### {title}", "", sentence, "", "| key | default | takes | meaning |", "|---|---|---|---|", *rows]
+    )
 
 
-def _table(
-    title: str, sentence: str, section: type[Section], prefix: str, schema: dict[str, Any], parts: dict[str, Any]
-) -> str:
-    rows = []
-    for name, field in section.model_fields.items():
-        if _section_in(field.annotation) is None:
-            default = "required" if field.is_required() else _code(field.get_default())
-            takes = _takes(schema["properties"][name], parts)
-            rows.append(f"| `{prefix}{name}` | {default} | {takes} | {field.description} |".replace("\n", " "))
-    header = "| key | default | takes | meaning |\n|---|---|---|---|\n"
-    return f"### {title}\n\n{sentence}" + (f"\n\n{header}" + "\n".join(rows) if rows else "")
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = to_jsonable_python(field.get_default())
+    return f"`{value if isinstance(value, str) else json.dumps(value)}`"
 
 
-def _code(value: object) -> str:
-    plain = to_jsonable_python(value)
-    return f"`{plain if isinstance(plain, str) else json.dumps(plain)}`"
+_KINDS = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path", type(None): "`null`"}
+_SIGNS = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
 
 
-_BOUNDS = {"minimum": "≥", "exclusiveMinimum": ">", "maximum": "≤", "exclusiveMaximum": "<"}
-_KINDS = {"integer": "whole number", "number": "number", "boolean": "true or false", "null": "null", "string": "text"}
-
-
-def _takes(schema: dict[str, Any], parts: dict[str, Any]) -> str:
-    """What a key takes, in words, from its JSON schema."""
-    if "anyOf" in schema:
-        return " or ".join(_takes(member, parts) for member in schema["anyOf"])
-    if "enum" in schema or "const" in schema:
-        return ", ".join(f"`{value}`" for value in schema.get("enum", [schema.get("const")]))
-    if schema["type"] == "array":
-        return f"list of {_takes(schema['items'], parts)}"
-    if schema.get("format") == "path":
-        return "path"
-    bounds = " and ".join(f"{sign} {schema[bound]:g}" for bound, sign in _BOUNDS.items() if bound in schema)
-    return f"{_KINDS[schema['type']]} {bounds}".rstrip()
+def _takes(annotation: Any) -> str:
+    """What a key takes, in words."""
+    origin, members = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is typing.Annotated:
+        rules = [rule for field in members[1:] if isinstance(field, FieldInfo) for rule in field.metadata]
+        bounds = [
+            f"{sign} {getattr(rule, key)}" for rule in rules for key, sign in _SIGNS.items() if hasattr(rule, key)
+        ]
+        return f"{_takes(members[0])} {' and '.join(bounds)}".rstrip()
+    if origin is typing.Literal:
+        return ", ".join(f"`{member}`" for member in members)
+    if origin in (typing.Union, types.UnionType):
+        return " or ".join(map(_takes, members))
+    return f"list of: {_takes(members[0])}" if origin is tuple else _KINDS[annotation]
 
 
 @each_document

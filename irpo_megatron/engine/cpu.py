@@ -1,8 +1,8 @@
 """The CPU platform: what Megatron-Core 0.16 asks of CUDA, answered for a machine without it.
 
 Megatron-Core names `cuda` devices, random states and tensor types in places that have nothing to do with GPUs.
-`answer_for_cuda` redirects exactly those questions to the CPU, once, before a model is built; Megatron-Core's files stay
-as they are. It refuses to run where CUDA is present, and only `parallel_world` decides whether it is needed.
+`answer_for_cuda` redirects exactly those questions to the CPU, once, before a model is built; Megatron-Core's own files
+stay as they are. It refuses to run where CUDA is present, and only `parallel_world` decides whether it is needed.
 """
 
 from __future__ import annotations

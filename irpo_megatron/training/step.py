@@ -127,7 +127,7 @@ def require_ln2(dpo: float) -> None:
     Raises:
         ReferenceMismatch: it is off by more than 1e-5 (fp32).
     """
-    if abs(dpo - math.log(2)) > STEP_ZERO_TOLERANCE:
+    if not abs(dpo - math.log(2)) <= STEP_ZERO_TOLERANCE:  # so that NaN does not pass
         raise ReferenceMismatch(
             f"the DPO term at step 0 is {dpo:.7f} and must be ln 2 = {math.log(2):.7f} within {STEP_ZERO_TOLERANCE}: "
             "the reference log-probs do not belong to the checkpoint that training started from"

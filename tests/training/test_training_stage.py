@@ -1,0 +1,200 @@
+"""The training stage in its own processes: resumption to the bit, and guards that name rows."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from support.pairs import hurtful_pairs
+from support.stages import (
+    ONE_THREAD,
+    import_model,
+    run_reference,
+    run_request,
+    run_training,
+    train_request,
+    write_pairs,
+)
+from support.tiny_model import make_llama
+
+from irpo_megatron.artifacts import write_json
+from irpo_megatron.config import LossConfig, ParallelConfig, SelectionConfig, TrainingConfig
+from irpo_megatron.errors import StageError
+from irpo_megatron.records import ReferenceLogProb, read_rows, write_rows
+from irpo_megatron.requests import ExportRequest, TrainRequest
+
+TRAINING = TrainingConfig(
+    global_batch_size=4,
+    micro_batch_size=2,
+    learning_rate=1e-3,
+    warmup_steps=4,
+    schedule="cosine",
+    save_every=2,
+    epochs=2,
+)
+STEPS = 12  # 22 pairs in batches of 4, twice
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("training")
+    folder = make_llama(root / "hf", vocab_size=29)
+    checkpoint = import_model(folder, root / "megatron")
+    pairs = write_pairs(root / "pairs", hurtful_pairs(22, vocabulary=29))
+    reference = run_reference(
+        root / "reference", pairs=pairs, checkpoint=checkpoint, parallel=ParallelConfig(), training=TRAINING
+    )
+    return {"root": root, "folder": folder, "checkpoint": checkpoint, "pairs": pairs, "reference": reference}
+
+
+def _request(world: dict[str, Path], name: str, **changes: Any) -> TrainRequest:
+    fields: dict[str, Any] = {"training": TRAINING, "selection": SelectionConfig(candidates=2, held_out=5)} | changes
+    reference = fields.pop("reference", world["reference"])
+    return train_request(
+        world["root"] / name, pairs=world["pairs"], checkpoint=world["checkpoint"], reference=reference, **fields
+    )
+
+
+def _weights(world: dict[str, Path], request: TrainRequest) -> dict[str, torch.Tensor]:
+    """The final weights, through the export stage."""
+    output = request.output.with_name(f"{request.output.name}-hf")
+    export = ExportRequest(
+        output=output,
+        iteration=1,
+        launch=ONE_THREAD,
+        checkpoints={".": request.output / "checkpoints" / f"step-{STEPS:06d}"},
+        model_folder=world["folder"],
+    )
+    run_request("irpo_megatron.conversion.export_stage", export)
+    tensors: dict[str, torch.Tensor] = load_file(output / "model.safetensors")
+    return tensors
+
+
+def _what_was_computed(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in line.items() if "second" not in key} for line in metrics]
+
+
+def test_killed_and_resumed_is_bitwise_the_same(world: dict[str, Path]) -> None:
+    undisturbed = _request(world, "undisturbed")
+    expected = run_training(undisturbed)
+    assert [line["step"] for line in expected] == list(range(1, STEPS + 1))
+    assert sorted(path.name for path in (undisturbed.output / "checkpoints").iterdir()) == [
+        "step-000006",
+        "step-000012",
+    ]
+    assert not (undisturbed.output / "resume").exists()
+
+    killed = _request(world, "killed")
+    killed.output.mkdir()
+    path = killed.output.with_name("killed.request.json")
+    write_json(path, killed.model_dump(mode="json"))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "irpo_megatron.process", "irpo_megatron.training.stage", str(path)],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    metrics = killed.output / "metrics.jsonl"
+    while not metrics.exists() or len(metrics.read_text().splitlines()) < 7:
+        assert process.poll() is None, "training ended before it could be killed"
+        time.sleep(0.005)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert (killed.output / "resume").is_dir()
+    assert len(metrics.read_text().splitlines()) < STEPS
+
+    assert _what_was_computed(run_training(killed)) == _what_was_computed(expected)
+    ours, theirs = _weights(world, killed), _weights(world, undisturbed)
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+
+
+def test_a_reference_of_another_model_is_noticed_at_step_0(world: dict[str, Path]) -> None:
+    wrong = world["root"] / "wrong-reference"
+    shutil.copytree(world["reference"], wrong)
+    shard = wrong / "reference-00000.parquet"
+    rows = read_rows(shard, ReferenceLogProb)
+    shifted = [ReferenceLogProb(row_id=r.row_id, log_prob=r.log_prob - 0.1 * r.tokens, tokens=r.tokens) for r in rows]
+    write_rows(shard, shifted, ReferenceLogProb)
+    request = _request(world, "mismatch", reference=wrong)
+    with pytest.raises(StageError):
+        run_training(request)
+    log = request.output.with_name("mismatch.log").read_text()
+    assert "ReferenceMismatch: the DPO term at step 0 is" in log
+    assert not (request.output / "checkpoints").exists()
+
+
+def test_a_loss_that_is_not_finite_names_its_pairs_and_updates_nothing(world: dict[str, Path]) -> None:
+    broken = world["root"] / "broken-reference"
+    shutil.copytree(world["reference"], broken)
+    shard = broken / "reference-00000.parquet"
+    from irpo_megatron.training.rows import row_id
+
+    pair = hurtful_pairs(22, vocabulary=29)[9]
+    victim = row_id(pair.prompt_ids, pair.rejected_ids)
+    rows = [
+        ReferenceLogProb(row_id=r.row_id, log_prob=float("nan") if r.row_id == victim else r.log_prob, tokens=r.tokens)
+        for r in read_rows(shard, ReferenceLogProb)
+    ]
+    write_rows(shard, rows, ReferenceLogProb)
+    request = _request(
+        world,
+        "broken",
+        reference=broken,
+        training=TRAINING.model_copy(update={"shuffle": False}),
+        parallel=ParallelConfig(data=2),
+    )
+    with pytest.raises(StageError):
+        run_training(request)
+    log = request.output.with_name("broken.log").read_text()
+    assert "NonFiniteLoss: the loss is not finite for the pairs train-000009/000; nothing was updated" in log
+    # Pair 9 is in the third batch of four: two steps were taken and logged before it.
+    assert len((request.output / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_nll_methods_log_no_terms_that_they_do_not_have(world: dict[str, Path]) -> None:
+    request = _request(
+        world,
+        "star",
+        reference=None,
+        method="star",
+        loss=LossConfig(alpha=0.5),
+        training=TRAINING.model_copy(update={"epochs": 1}),
+    )
+    metrics = run_training(request)
+    for line in metrics:
+        assert [line[name] for name in ("dpo", "rejected_log_prob", "margin", "accuracy")] == [None] * 4
+        assert line["loss"] == pytest.approx(0.5 * line["nll"], rel=1e-6)
+    events = list((request.run_dir / "tensorboard").rglob("events.*"))
+    assert not events, "no tracker was asked for"
+
+
+def test_tensorboard_receives_what_metrics_jsonl_says(world: dict[str, Path]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    from irpo_megatron.config import TrackingConfig
+
+    run_dir = world["root"] / "tracked-run"
+    request = _request(
+        world,
+        "tracked",
+        tracking=TrackingConfig(to=("tensorboard",)),
+        run_dir=run_dir,
+        training=TRAINING.model_copy(update={"epochs": 1}),
+    )
+    metrics = run_training(request)
+    events = EventAccumulator(str(run_dir / "tensorboard" / "iteration-01"))
+    events.Reload()
+    logged = [(event.step, event.value) for event in events.Scalars("train/loss")]
+    assert [step for step, _ in logged] == [line["step"] for line in metrics]
+    assert [value for _, value in logged] == pytest.approx([line["loss"] for line in metrics], rel=1e-6)
+    assert json.loads((request.output / "progress.json").read_text())["done"] == len(metrics)
