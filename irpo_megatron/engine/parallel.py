@@ -42,9 +42,14 @@ class Place:
         Args:
             values: Any shape, the same on all processes; ignored where `holds_results` is false.
         """
-        values = values.clone() if self.holds_results else torch.zeros_like(values)
-        dist.all_reduce(values)
-        return values
+        # Gloo is handed contiguous tensors only: of others it has moved the wrong elements without an error.
+        total = (
+            values.clone(memory_format=torch.contiguous_format)
+            if self.holds_results
+            else values.new_zeros(values.shape)
+        )
+        dist.all_reduce(total)
+        return total
 
 
 @contextmanager
