@@ -102,7 +102,7 @@ class DataConfig(Section):
 
 
 class GenerationConfig(Section):
-    """How completions are sampled from M_t (section 3 of the paper: N = 30, T = 0.8 and 1.3)."""
+    """How completions are sampled from M_{t-1} (section 3 of the paper: N = 30, T = 0.8 and 1.3)."""
 
     backend: Literal["transformers"] = "transformers"
     """The engine that samples."""
@@ -215,7 +215,7 @@ class SelectionConfig(Section):
     candidates: PositiveInt = 4
     """Checkpoints judged an iteration, spread evenly over its steps; 1 takes the last one unjudged."""
     retrain: bool = False
-    """Train again from M_t, held-out problems included, for as many steps as the best candidate had (as the paper)."""
+    """Train again from M_{t-1}, held-out problems included, for as many steps as the best candidate (paper, 3.1)."""
 
 
 class EvaluationConfig(Section):

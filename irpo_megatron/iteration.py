@@ -18,6 +18,7 @@ from pathlib import Path
 from irpo_megatron.artifacts import read_json, write_json
 from irpo_megatron.config import Config, load_config
 from irpo_megatron.console import Console
+from irpo_megatron.errors import UserError
 from irpo_megatron.preflight import check_installation, check_model
 from irpo_megatron.requests import (
     BaseModelRequest,
@@ -56,7 +57,18 @@ def run(config: Config, console: Console, *, redo: bool = False) -> Path:
 
 
 def run_stage(config: Config, console: Console, *, stage: str, iteration: int, redo: bool = False) -> None:
-    """Run one stage alone, from the committed directories of the stages before it."""
+    """Run one stage alone, from the committed directories of the stages before it.
+
+    Raises:
+        UserError: the run has no such iteration, or a directory of an earlier stage is missing.
+    """
+    first = 0 if stage in ("convert", "evaluate", "report") else 1
+    if not first <= iteration <= config.iterations:
+        raise UserError(
+            f"irpo {stage} --iteration {iteration}",
+            f"this run's iterations with that stage are {first} to {config.iterations}",
+            "choose one of them, or raise iterations=",
+        )
     with open_run(config, console, redo=redo) as directory:
         if stage != "report":
             prepare(directory)

@@ -16,9 +16,10 @@ import signal
 import sys
 import typing
 from pathlib import Path
+from typing import NoReturn
 
 from irpo_megatron.artifacts import read_json, write_json
-from irpo_megatron.errors import UserError
+from irpo_megatron.errors import StageError, UserError
 
 _PR_SET_PDEATHSIG = 1
 
@@ -27,8 +28,8 @@ def main(module_name: str, request_path: Path) -> int:
     """Import the stage, read its request, run it.
 
     Returns:
-        The exit status: 0, or 2 for a `UserError`, which is left beside the request for the loop to pass on to the
-        user. Any other exception leaves with its traceback in the log.
+        The exit status: 0, or 2 for a `UserError`. Any other exception goes on, so that its traceback is in the log.
+        What went wrong is also left beside the request, for the loop to pass on.
     """
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
@@ -40,18 +41,30 @@ def main(module_name: str, request_path: Path) -> int:
         write_json(error_path(request_path), {"seen": error.seen, "rule": error.rule, "remedy": error.remedy})
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Exception as error:
+        write_json(error_path(request_path), {"failure": f"{type(error).__name__}: {error}"})
+        raise
     return 0
 
 
 def error_path(request_path: Path) -> Path:
-    """Where a stage's process leaves its `UserError`."""
+    """Where a stage's process leaves what went wrong."""
     return request_path.with_suffix(".error.json")
 
 
-def user_error_of(request_path: Path) -> UserError | None:
-    """The `UserError` that a stage's process left, if it did."""
+def raise_error_of(request_path: Path, *, stage: str, reason: str, log: Path) -> NoReturn:
+    """Raise what a stage's process left behind when it failed.
+
+    Raises:
+        UserError: the process said that this is what it was.
+        StageError: otherwise; `reason` is how the process ended.
+    """
     path = error_path(request_path)
-    return UserError(**read_json(path)) if path.is_file() else None
+    left = read_json(path) if path.is_file() else {}
+    if "seen" in left:
+        raise UserError(**left)
+    why = f": {left['failure']}" if "failure" in left else ""
+    raise StageError(f"{stage} {reason}{why}\n  log:    {log}")
 
 
 def die_with_parent() -> None:

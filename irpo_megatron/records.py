@@ -71,7 +71,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pair:
-    """A winner and a loser of one prompt (`rejected` is empty for the methods that use winners only).
+    """A winner and a loser of one prompt (`rejected` is empty for method `sft`, which has gold solutions only).
 
     The columns `prompt`, `chosen` and `rejected` are what `datasets` and TRL expect.
     """

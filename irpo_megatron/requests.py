@@ -73,7 +73,7 @@ class BaseModelRequest(Request):
 
 
 class GenerateRequest(Request):
-    """Sample N completions a prompt from M_t: shards of `Sample` rows."""
+    """Sample N completions a prompt from M_{t-1}: shards of `Sample` rows."""
 
     seed: int
     task: str
@@ -83,7 +83,7 @@ class GenerateRequest(Request):
     launch: LaunchConfig
     problems: Path
     model_folder: Path
-    """Hugging Face folder of M_t."""
+    """Hugging Face folder of M_{t-1}."""
 
 
 class ScoreRequest(Request):
@@ -108,7 +108,7 @@ class PairsRequest(Request):
     """None for method `sft`, which samples nothing."""
     scores: Path | None
     model_folder: Path
-    """Hugging Face folder of M_t, for its tokenizer and its context length."""
+    """Hugging Face folder of M_{t-1}, for its tokenizer and its context length."""
 
 
 class ReferenceRequest(Request):
@@ -119,11 +119,11 @@ class ReferenceRequest(Request):
     launch: LaunchConfig
     pair_rows: Path
     checkpoint: Path
-    """Megatron checkpoint of M_t, the reference."""
+    """Megatron checkpoint of M_{t-1}, the reference."""
 
 
 class TrainRequest(Request):
-    """Train M_{t+1} from M_t: Megatron checkpoints under `checkpoints/`, and `metrics.jsonl`."""
+    """Train M_t from M_{t-1}: Megatron checkpoints under `checkpoints/`, and `metrics.jsonl`."""
 
     seed: int
     method: Method
@@ -137,7 +137,7 @@ class TrainRequest(Request):
     reference: Path | None
     """None for the methods without a DPO term."""
     checkpoint: Path
-    """Megatron checkpoint of M_t."""
+    """Megatron checkpoint of M_{t-1}."""
     run_dir: Path
     """Trackers write there."""
     retrain_steps: int | None = None

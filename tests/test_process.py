@@ -15,7 +15,7 @@ from irpo_megatron import process
 from irpo_megatron.artifacts import read_json, write_json
 from irpo_megatron.environment import describe_environment
 from irpo_megatron.errors import StageError, UserError
-from irpo_megatron.process import error_path, user_error_of
+from irpo_megatron.process import error_path, raise_error_of
 from irpo_megatron.requests import Request, ScoreRequest
 
 
@@ -55,13 +55,23 @@ def write_request(folder: Path, **fields: object) -> Path:
     return path
 
 
+def left_behind(path: Path) -> Exception:
+    """What the loop raises for a process that has failed."""
+    with pytest.raises((UserError, StageError)) as caught:
+        raise_error_of(path, stage="train", reason="exited with status 1", log=Path("train.log"))
+    return caught.value
+
+
+def test_a_process_that_left_nothing_is_still_named(tmp_path: Path) -> None:
+    assert str(left_behind(tmp_path / "x.request.json")) == "train exited with status 1\n  log:    train.log"
+
+
 def test_a_stage_gets_its_request_in_its_own_type(tmp_path: Path, seen: list[CountRequest]) -> None:
     path = write_request(tmp_path, count=5)
     assert process.main("fake_stage", path) == 0
     assert seen == [CountRequest(output=tmp_path / "out", iteration=1, count=5)]
     assert type(seen[0]) is CountRequest
     assert not error_path(path).exists()
-    assert user_error_of(path) is None
 
 
 def test_a_mistake_of_the_users_is_left_beside_the_request(
@@ -71,8 +81,8 @@ def test_a_mistake_of_the_users_is_left_beside_the_request(
     assert process.main("fake_stage", path) == 2
     assert error_path(path).parent == tmp_path
     assert read_json(error_path(path)) == {"seen": "count = 13", "rule": "no count is 13", "remedy": "count again"}
-    error = user_error_of(path)
-    assert error is not None
+    error = left_behind(path)
+    assert isinstance(error, UserError)
     assert (error.seen, error.rule, error.remedy) == ("count = 13", "no count is 13", "count again")
     assert "error: count = 13\n  rule:   no count is 13\n  remedy: count again" in capsys.readouterr().err
 
@@ -96,7 +106,10 @@ def test_any_other_error_keeps_its_traceback(tmp_path: Path, seen: list[CountReq
     path = write_request(tmp_path, count=-1)
     with pytest.raises(ZeroDivisionError, match="a defect"):
         process.main("fake_stage", path)
-    assert not error_path(path).exists()
+    error = left_behind(path)
+    assert isinstance(error, StageError)
+    assert str(error).startswith("train exited with status 1: ZeroDivisionError: ")
+    assert str(error).endswith("\n  log:    train.log")
 
 
 @pytest.mark.parametrize("fields", [{"count": "many"}, {"count": 1.5}, {"unknown": 1}, {"output": None}])
@@ -110,8 +123,8 @@ def test_a_request_of_another_shape_does_not_reach_the_stage(
 
 def test_a_request_that_is_gone(tmp_path: Path, seen: list[CountRequest]) -> None:
     assert process.main("fake_stage", tmp_path / "gone.request.json") == 2
-    error = user_error_of(tmp_path / "gone.request.json")
-    assert error is not None
+    error = left_behind(tmp_path / "gone.request.json")
+    assert isinstance(error, UserError)
     assert "No such file" in error.seen
     assert seen == []
 

@@ -1,4 +1,4 @@
-"""Sample N completions a prompt from M_t (paper, section 2).
+"""Sample N completions a prompt from M_{t-1} (paper, section 2).
 
 python -m irpo_megatron.process irpo_megatron.generation.stage REQUEST.json
 """

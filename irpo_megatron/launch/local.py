@@ -10,8 +10,7 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from irpo_megatron.errors import StageError
-from irpo_megatron.process import die_with_parent, error_path, user_error_of
+from irpo_megatron.process import die_with_parent, error_path, raise_error_of
 
 _POLL_SECONDS = 0.2
 _LOOK_SECONDS = 0.02
@@ -60,11 +59,8 @@ def run_stage_process(
             status = _stop(child)
     if status == 0:
         return
-    user_error = user_error_of(request)
-    if user_error is not None:
-        raise user_error
     reason = f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
-    raise StageError(f"{module} {reason}; its log: {log}")
+    raise_error_of(request, stage=log.stem, reason=reason, log=log)
 
 
 def _environment(inherited: Mapping[str, str], threads: int) -> dict[str, str]:

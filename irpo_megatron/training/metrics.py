@@ -40,8 +40,9 @@ class MetricsLog:
             seconds: Wall time of the step.
         """
         tokens = sum(
-            len(item.pair.prompt_ids) * (1 + self._has_pairs) + len(item.pair.chosen_ids) + len(item.pair.rejected_ids)
+            len(item.pair.prompt_ids) + len(completion)
             for item in batch
+            for completion in (item.pair.chosen_ids, item.pair.rejected_ids)[: 1 + self._has_pairs]
         )
         values: dict[str, float | None] = {
             name: None if name in _OF_PAIRS and not self._has_pairs else value for name, value in result.means.items()

@@ -2,7 +2,7 @@
 
     python -m irpo_megatron.process irpo_megatron.training.reference REQUEST.json
 
-The reference is M_t itself, so no second model is ever in memory: its log-probs are computed forward-only, before
+The reference is M_{t-1} itself, so no second model is ever in memory: its log-probs are computed forward-only, before
 training, and stored. Shards that a killed pass has written are kept.
 """
 

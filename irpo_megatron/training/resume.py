@@ -1,4 +1,4 @@
-"""Where training saves: the candidates that may become M_{t+1}, and the point to go on from."""
+"""Where training saves: the candidates that may become M_t, and the point to go on from."""
 
 from __future__ import annotations
 

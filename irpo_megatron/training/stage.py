@@ -1,4 +1,4 @@
-"""The training stage: M_{t+1} from M_t on the iteration's pairs.
+"""The training stage: M_t from M_{t-1} on the iteration's pairs.
 
     python -m irpo_megatron.process irpo_megatron.training.stage REQUEST.json
 

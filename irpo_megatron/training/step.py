@@ -82,7 +82,7 @@ def train_step(
     """Forward, backward and update over this rank's micro-batches of one global batch.
 
     Args:
-        is_step_zero: The policy is still M_t: its DPO term must be ln 2.
+        is_step_zero: The policy is still M_{t-1}: its DPO term must be ln 2.
 
     Raises:
         ReferenceMismatch: before the update, where it is not.

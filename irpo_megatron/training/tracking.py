@@ -45,15 +45,19 @@ def _import(package: str, module: str) -> Any:
         ) from error
 
 
+def _part(request: TrainRequest) -> str:
+    return f"iteration-{request.iteration:02d}" + ("" if request.retrain_steps is None else "-retrained")
+
+
 def _run_name(request: TrainRequest) -> str:
-    return f"{request.run_dir.name}-iteration-{request.iteration:02d}"
+    return f"{request.run_dir.name}-{_part(request)}"
 
 
 class TensorBoardTracker:
     """Event files under `tensorboard/iteration-NN` of the run directory."""
 
     def __init__(self, request: TrainRequest, done: int) -> None:
-        folder = request.run_dir / "tensorboard" / f"iteration-{request.iteration:02d}"
+        folder = request.run_dir / "tensorboard" / _part(request)
         module = _import("tensorboard", "torch.utils.tensorboard")
         self._writer = module.SummaryWriter(str(folder), purge_step=done + 1)
 

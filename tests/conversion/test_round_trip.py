@@ -151,6 +151,6 @@ def test_a_truncated_checkpoint_fails_and_names_its_log(tmp_path: Path) -> None:
     checkpoint = import_model(folder, tmp_path / "megatron")
     for shard in (checkpoint / "state").glob("*.distcp"):
         shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    with pytest.raises(StageError, match=r"exited with status 1; its log: .*back\.log"):
+    with pytest.raises(StageError, match=r"back exited with status 1: .*\n  log:    .*back\.log"):
         _export(tmp_path / "back", folder, {".": checkpoint})
     assert not (tmp_path / "back" / "model.safetensors").exists()

@@ -121,7 +121,8 @@ def test_a_failure_names_its_log_which_grows(tmp_path: Path, start: Callable[...
     write_json(error_path(tmp_path / "request.json"), {"seen": "old", "rule": "old", "remedy": "old"})
     with pytest.raises(StageError) as caught:
         start("fail")
-    assert str(caught.value) == f"{MODULE} exited with status 1; its log: {tmp_path / 'stage.log'}"
+    assert str(caught.value).startswith("stage exited with status 1: ZeroDivisionError: a defect")
+    assert str(caught.value).endswith(f"\n  log:    {tmp_path / 'stage.log'}")
     start("report")
     log = (tmp_path / "stage.log").read_text()
     assert log.index("ZeroDivisionError: a defect") < log.rindex("rank 0 was here")
@@ -130,7 +131,7 @@ def test_a_failure_names_its_log_which_grows(tmp_path: Path, start: Callable[...
 def test_a_signal_death_is_named_and_leaves_no_helper(tmp_path: Path, start: Callable[..., None]) -> None:
     with pytest.raises(StageError) as caught:
         start("die")
-    assert str(caught.value) == f"{MODULE} was killed by SIGSEGV; its log: {tmp_path / 'stage.log'}"
+    assert str(caught.value) == f"stage was killed by SIGSEGV\n  log:    {tmp_path / 'stage.log'}"
     (report,) = reports(tmp_path)
     assert len(report["processes"]) == 2
     assert_gone(report["processes"])

@@ -186,7 +186,6 @@ class RunBuilder:
                     "nll": 0.3,
                     "chosen_log_prob": -2.0 - step / 10,
                     "rejected_log_prob": -3.0 - step / 5 if has_dpo else None,
-                    "chosen_reference_log_prob": -2.0,
                     "margin": step / 10 if has_dpo else None,
                     "accuracy": 0.75 if has_dpo else None,
                     "gradient_norm": 1.0,

@@ -126,10 +126,8 @@ def test_a_reference_of_another_model_is_noticed_at_step_0(world: dict[str, Path
     shifted = [ReferenceLogProb(row_id=r.row_id, log_prob=r.log_prob - 0.1 * r.tokens, tokens=r.tokens) for r in rows]
     write_rows(shard, shifted, ReferenceLogProb)
     request = _request(world, "mismatch", reference=wrong)
-    with pytest.raises(StageError):
+    with pytest.raises(StageError, match="mismatch exited with status 1: ReferenceMismatch: the DPO term at step 0 is"):
         run_training(request)
-    log = request.output.with_name("mismatch.log").read_text()
-    assert "ReferenceMismatch: the DPO term at step 0 is" in log
     assert not (request.output / "checkpoints").exists()
 
 
@@ -153,10 +151,9 @@ def test_a_loss_that_is_not_finite_names_its_pairs_and_updates_nothing(world: di
         training=TRAINING.model_copy(update={"shuffle": False}),
         parallel=ParallelConfig(data=2),
     )
-    with pytest.raises(StageError):
+    said = "NonFiniteLoss: the loss is not finite for the pairs train-000009/000; nothing was updated"
+    with pytest.raises(StageError, match=said):
         run_training(request)
-    log = request.output.with_name("broken.log").read_text()
-    assert "NonFiniteLoss: the loss is not finite for the pairs train-000009/000; nothing was updated" in log
     # Pair 9 is in the third batch of four: two steps were taken and logged before it.
     assert len((request.output / "metrics.jsonl").read_text().splitlines()) == 2
 

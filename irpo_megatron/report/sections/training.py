@@ -72,7 +72,6 @@ def _log_probs(curves: Curves) -> Figure:
         curves,
         ("chosen_log_prob", "chosen", "blue", "-"),
         ("rejected_log_prob", "rejected", "red", "--"),
-        ("chosen_reference_log_prob", "chosen, by the reference", "grey", ":"),
     )
     axis = _axis(curves, "log-probability, nats")
     return Figure(
