@@ -182,6 +182,16 @@ def _check_files(directory: Path) -> None:
             )
 
 
+def step_name(step: int) -> str:
+    """How a checkpoint after `step` optimizer steps is called wherever it lies."""
+    return f"step-{step:06d}"
+
+
+def step_of(name: str) -> int:
+    """The number of optimizer steps in a checkpoint's name."""
+    return int(name.removeprefix("step-"))
+
+
 def flatten(tree: Json, prefix: str = "") -> Json:
     """A nested mapping as one level with dotted keys."""
     flat: Json = {}

@@ -5,7 +5,9 @@ irpo run examples/arithmetic_cpu.yaml loss.alpha=0.5
 
 from __future__ import annotations
 
+import contextlib
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -42,7 +44,8 @@ Redo = Annotated[
 def run_command(config: ConfigPath, overrides: Overrides = None, redo: Redo = False) -> None:
     """Run the loop, or go on from wherever it was left."""
     console = Console()
-    path = run(load_config(config, overrides or []), console, redo=redo)
+    with _interruptible():
+        path = run(load_config(config, overrides or []), console, redo=redo)
     _print_results(path)
     console.say(f"report: {path / 'report.html'}")
 
@@ -69,11 +72,24 @@ def _add_stage_command(stage: str) -> None:
     def stage_command(
         config: ConfigPath, overrides: Overrides = None, iteration: Iteration = 1, redo: Redo = False
     ) -> None:
-        run_stage(load_config(config, overrides or []), Console(), stage=stage, iteration=iteration, redo=redo)
+        with _interruptible():
+            run_stage(load_config(config, overrides or []), Console(), stage=stage, iteration=iteration, redo=redo)
 
 
 for _stage in STAGES:
     _add_stage_command(_stage)
+
+
+class _Interrupted(Exception):
+    """Ctrl-C while the loop was at work; typer would turn a KeyboardInterrupt into a silent exit."""
+
+
+@contextlib.contextmanager
+def _interruptible() -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise _Interrupted from None
 
 
 def _print_results(run_dir: Path) -> None:
@@ -93,7 +109,7 @@ def main() -> None:
         _fail(f"error: {error}", status=2)
     except StageError as error:
         _fail(f"failed: {error}", status=1)
-    except KeyboardInterrupt:
+    except _Interrupted:
         _fail("interrupted; the same command goes on from here", status=130)
 
 

@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from irpo_megatron.artifacts import read_json, write_json
+from irpo_megatron.artifacts import PROGRESS, read_json, read_manifest, step_name, step_of, write_json
 from irpo_megatron.config import Config, load_config
 from irpo_megatron.console import Console
 from irpo_megatron.errors import UserError
@@ -205,12 +205,13 @@ def select(run: RunDirectory, t: int) -> None:
             )
             (work / "retrained").mkdir(exist_ok=True)
             run.process("retrain", "irpo_megatron.training.stage", request, processes=run.config.parallel.world_size)
+            (work / "retrained" / PROGRESS).unlink(missing_ok=True)
 
 
 def _judge(run: RunDirectory, t: int, checkpoints: list[Path], work: Path) -> None:
     """Write `selection.json`; a single candidate needs no judge."""
     if len(checkpoints) == 1:
-        write_json(work / SELECTION, {"step": int(checkpoints[0].name.removeprefix("step-")), "candidates": []})
+        write_json(work / SELECTION, {"step": step_of(checkpoints[0].name), "candidates": []})
         return
     folders = work / "candidates"
     folders.mkdir(exist_ok=True)
@@ -295,9 +296,10 @@ def model_folder(run: RunDirectory, t: int) -> Path:
 def megatron_checkpoint(run: RunDirectory, t: int) -> Path:
     """M_t as a Megatron checkpoint: the selected one."""
     if t == 0:
-        return run.stage_directory("convert", 0) / "step-000000"
+        return run.stage_directory("convert", 0) / step_name(0)
     selection = run.stage_directory("select", t)
-    name = f"step-{read_json(selection / SELECTION)['step']:06d}"
+    read_manifest(selection)  # which says so where it is not committed
+    name = step_name(read_json(selection / SELECTION)["step"])
     origin = selection / "retrained" if run.config.selection.retrain else run.stage_directory("train", t)
     return origin / "checkpoints" / name
 

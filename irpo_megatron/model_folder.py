@@ -16,6 +16,7 @@ from irpo_megatron.artifacts import Json, read_json
 from irpo_megatron.errors import UserError
 
 ARCHITECTURE = "LlamaForCausalLM"
+_SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
@@ -48,6 +49,8 @@ def open_model_folder(path: Path) -> ModelFolder:
     if not path.is_dir():
         raise UserError(f"no folder {path}", "a model is a Hugging Face folder on this machine", "correct model.path")
     config = _read_config(path)
+    for key in _SHAPE:
+        _positive_int(path, config, key)
     return ModelFolder(
         path=path,
         config=config,
@@ -96,7 +99,7 @@ def _read_config(path: Path) -> Json:
         raise UserError(
             f"{path / CONFIG} has architectures = {config.get('architectures')}",
             f"the architecture that this package converts and trains is {ARCHITECTURE}",
-            "use a Llama model (Llama 2, Llama 3 and their derivatives)",
+            "use a Llama model (Llama 2, Llama 3.0 and their derivatives)",
         )
     return config
 

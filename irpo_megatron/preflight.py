@@ -17,11 +17,12 @@ _NEEDED = {"torch": "train", "megatron": "train", "transformers": "train", "matp
 
 
 def check_installation(config: Config) -> None:
-    """Every package that a stage will need can be found; nothing is imported.
+    """Every package that a stage will need can be found, and the task knows the grading that is asked for.
 
     Raises:
-        UserError: one cannot.
+        UserError: one cannot be found, or it does not.
     """
+    load_task(config.task, grading=config.scoring.grading)
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         extras = ",".join(sorted({_NEEDED[name] for name in missing}))

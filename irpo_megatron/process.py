@@ -9,18 +9,22 @@ helper process, and a spawned process imports `__main__` again.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import importlib
 import logging
+import os
 import signal
 import sys
 import typing
 from pathlib import Path
 from typing import NoReturn
 
-from irpo_megatron.artifacts import read_json, write_json
+from irpo_megatron.artifacts import Json, read_json, write_json
 from irpo_megatron.errors import StageError, UserError
 
+# Looked up at import: between fork and exec nothing may be loaded.
+_LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
 _PR_SET_PDEATHSIG = 1
 
 
@@ -38,13 +42,22 @@ def main(module_name: str, request_path: Path) -> int:
         request_type = typing.get_type_hints(module.run)["request"]
         module.run(request_type.model_validate(read_json(request_path)))
     except UserError as error:
-        write_json(error_path(request_path), {"seen": error.seen, "rule": error.rule, "remedy": error.remedy})
+        _leave(request_path, {"seen": error.seen, "rule": error.rule, "remedy": error.remedy})
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except Exception as error:
-        write_json(error_path(request_path), {"failure": f"{type(error).__name__}: {error}"})
+    except BaseException as error:  # torch's failures to load a checkpoint are no Exception
+        _leave(request_path, {"failure": f"{type(error).__name__}: {error}"})
         raise
     return 0
+
+
+def _leave(request_path: Path, what: Json) -> None:
+    """The first rank that fails says why; the others then only see it gone."""
+    mine = error_path(request_path).with_suffix(f".{os.getpid()}")
+    write_json(mine, what)
+    with contextlib.suppress(FileExistsError):
+        os.link(mine, error_path(request_path))
+    mine.unlink()
 
 
 def error_path(request_path: Path) -> Path:
@@ -69,8 +82,8 @@ def raise_error_of(request_path: Path, *, stage: str, reason: str, log: Path) ->
 
 def die_with_parent() -> None:
     """Ask the kernel to kill this process when its parent dies, so that a killed run leaves nobody writing to it."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    if _LIBC is not None:
+        _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
 
 
 if __name__ == "__main__":

@@ -37,7 +37,7 @@ class Request(Section):
     """
 
     output: Path
-    """The stage's partial directory: the only place that it writes to."""
+    """The stage's partial directory, where it writes (trackers and the report write into the run directory)."""
     iteration: int
     """1-based; 0 is the base model."""
 

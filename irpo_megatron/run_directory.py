@@ -22,6 +22,7 @@ from typing import Any
 import yaml
 
 from irpo_megatron.artifacts import (
+    MANIFEST,
     Plan,
     commit_stage,
     file_digest,
@@ -128,7 +129,7 @@ class RunDirectory:
         config: dict[str, Any] = {}
         for request_type in reads:
             config |= request_type.recorded_config(self.config)
-        digests = {key: self._digest(path) for key, path in inputs.items() if path is not None}
+        digests = {key: self.digest(path) for key, path in inputs.items() if path is not None}
         plan = Plan(stage=name, config=config, inputs=digests)
         work = open_stage(directory, plan, redo=self.redo)
         if work is None:
@@ -158,7 +159,7 @@ class RunDirectory:
             watch=self.console.refresh,
         )
 
-    def _digest(self, path: Path) -> str:
+    def digest(self, path: Path) -> str:
         """Identity of an input.
 
         The bytes of files from outside a run are hashed once, and remembered by size and time of change.
@@ -169,7 +170,8 @@ class RunDirectory:
                 "a stage reads the committed directories of the stages before it",
                 "run the earlier stage first, or `irpo run`, which runs what is missing",
             )
-        if (path / "manifest.json").is_file():
+        # Only what a run made has a manifest to be believed: a folder from elsewhere is known by its bytes.
+        if path.resolve().is_relative_to(self.config.runs.resolve()) and (path / MANIFEST).is_file():
             return manifest_digest(path)
         cache_path = self.path / "inputs.json"
         cache = read_json(cache_path) if cache_path.is_file() else {}
@@ -181,7 +183,7 @@ class RunDirectory:
             if entry is None or (entry["bytes"], entry["modified_ns"]) != (stat.st_size, stat.st_mtime_ns):
                 entry = {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": file_digest(file)}
                 cache[str(file)] = entry
-            digests.append([file.name, entry["sha256"]])
+            digests.append([str(file.relative_to(path)), entry["sha256"]])
         write_json(cache_path, cache)
         return json_digest(digests)
 
@@ -226,6 +228,12 @@ def _take(lock: int, path: Path) -> None:
                     "wait for it, stop it, or use another name=...",
                 ) from None
             time.sleep(0.1)
+        except OSError as error:
+            raise UserError(
+                f"cannot lock {path}: {error.strerror}",
+                "the file system of a run directory supports flock, so that two drivers never work in one",
+                "choose another folder with runs=FOLDER",
+            ) from error
 
 
 def _record_configuration(config: Config, path: Path, *, redo: bool) -> None:

@@ -77,9 +77,24 @@ class Tokenizer:
         """Token ids of a prompt, with whatever the tokenizer itself puts in front (Llama: the BOS token)."""
         return tuple(self._fast.encode(text, add_special_tokens=True).ids)
 
-    def encode_completion(self, text: str) -> tuple[int, ...]:
-        """Token ids of a completion that follows a prompt: no special tokens, and the end token last."""
-        return (*self._fast.encode(text, add_special_tokens=False).ids, self.eos_id)
+    def encode_completion(self, text: str, *, after: str = "") -> tuple[int, ...]:
+        """Token ids of a completion that follows the prompt `after`: no special tokens, and the end token last.
+
+        The two are encoded together, as a model would have written them: alone, a text may begin with other tokens
+        than after a prompt (Llama 2 puts a space in front of every text).
+
+        Raises:
+            UserError: the prompt's own tokens are others when the text follows, so that nothing says where it begins.
+        """
+        prompt = self._fast.encode(after, add_special_tokens=False).ids
+        whole = self._fast.encode(after + text, add_special_tokens=False).ids
+        if whole[: len(prompt)] != prompt:
+            raise UserError(
+                f"the tokens of the prompt ending in {after[-20:]!r} change when {text[:20]!r} follows",
+                "a gold solution begins where the prompt's tokens end",
+                "let the solution begin with a space or a line break",
+            )
+        return (*whole[len(prompt) :], self.eos_id)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a completion's ids, special tokens left out."""

@@ -13,7 +13,15 @@ from safetensors.numpy import save_file
 from irpo_megatron.errors import UserError
 from irpo_megatron.model_folder import open_model_folder, require_context
 
-CONFIG: dict[str, Any] = {"architectures": ["LlamaForCausalLM"], "max_position_embeddings": 64, "vocab_size": 30}
+CONFIG: dict[str, Any] = {
+    "architectures": ["LlamaForCausalLM"],
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "num_attention_heads": 4,
+    "num_hidden_layers": 2,
+    "vocab_size": 30,
+}
 
 
 def write_config(folder: Path, **changes: Any) -> None:
@@ -92,7 +100,7 @@ def test_other_architecture(folder: Path, architectures: object) -> None:
         open_model_folder(folder)
 
 
-@pytest.mark.parametrize("key", ["max_position_embeddings", "vocab_size"])
+@pytest.mark.parametrize("key", sorted(CONFIG.keys() - {"architectures"}))
 @pytest.mark.parametrize("value", [None, 0, -1, "64", 64.0, True])
 def test_sizes_are_whole_numbers(folder: Path, key: str, value: object) -> None:
     write_config(folder, **{key: value})

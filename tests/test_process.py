@@ -162,3 +162,15 @@ def test_environment_names_versions_and_nothing_secret(monkeypatch: pytest.Monke
     assert environment["packages"]["tensorrt-llm"] is None or "." in environment["packages"]["tensorrt-llm"]
     assert environment["packages"]["pyarrow"] == pyarrow.__version__
     assert "hf_secret" not in json.dumps(environment)
+
+
+def test_the_first_rank_that_fails_says_why(tmp_path: Path, seen: list[CountRequest]) -> None:
+    """The others only see it gone, and must not talk over it."""
+    path = write_request(tmp_path, count=13)
+    assert process.main("fake_stage", path) == 2
+    with pytest.raises(ZeroDivisionError):
+        process.main("fake_stage", write_request(tmp_path, count=-1))
+    error = left_behind(path)
+    assert isinstance(error, UserError)
+    assert error.seen == "count = 13"
+    assert sorted(tmp_path.glob("*.error*")) == [error_path(path)]

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.tiny_model import CHARACTERS, make_tokenizer
-from tokenizers import AddedToken
+from tokenizers import AddedToken, models, normalizers
 from tokenizers import Tokenizer as FastTokenizer
 from tokenizers.processors import TemplateProcessing
 
@@ -212,3 +212,27 @@ def test_a_malformed_side_file(folder: Path, name: str, content: bytes) -> None:
         Tokenizer(folder)
     assert str(folder / name) in caught.value.seen
     assert (caught.value.rule, caught.value.remedy) == ("the file holds one JSON object", "restore or delete it")
+
+
+def test_a_gold_completion_has_the_tokens_that_a_model_would_write(tmp_path: Path) -> None:
+    """Llama 2 puts a space in front of every text: alone, ` a` begins with a token that no sample begins with."""
+    vocabulary = {"<unk>": 0, "<eos>": 1, "▁": 2, "a": 3, "▁a": 4, "b": 5, ":": 6}
+    fast = FastTokenizer(models.BPE(vocabulary, [("▁", "a")], unk_token="<unk>"))
+    fast.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    fast.save(str(tmp_path / "tokenizer.json"))
+    write(tmp_path, "config.json", {"eos_token_id": 1})
+    tokenizer = Tokenizer(tmp_path)
+    assert fast.encode(" a").ids == [2, 4], "what the trap is made of"
+    assert tokenizer.encode_prompt("b:") == (2, 5, 6)
+    assert tokenizer.encode_completion(" ab", after="b:") == (4, 5, 1)
+
+
+def test_a_completion_that_changes_the_prompts_tokens_is_refused(tmp_path: Path) -> None:
+    fast = FastTokenizer(models.BPE({"a": 0, "b": 1, "ab": 2}, [("a", "b")]))
+    fast.save(str(tmp_path / "tokenizer.json"))
+    write(tmp_path, "config.json", {"eos_token_id": 1})
+    with pytest.raises(UserError) as caught:
+        Tokenizer(tmp_path).encode_completion("b", after="a")
+    assert "tokens of the prompt ending in 'a' change when 'b' follows" in caught.value.seen
+    assert "begins where the prompt's tokens end" in caught.value.rule
+    assert "space or a line break" in caught.value.remedy

@@ -10,9 +10,10 @@ from pathlib import Path
 import torch
 from safetensors import safe_open
 
-from irpo_megatron.artifacts import ProgressWriter
+from irpo_megatron.artifacts import ProgressWriter, step_name
 from irpo_megatron.config import ParallelConfig
 from irpo_megatron.conversion.llama import COMPUTED_SUFFIXES, table
+from irpo_megatron.conversion.verify import require_same_logits
 from irpo_megatron.engine.architecture import Architecture, read_architecture
 from irpo_megatron.engine.checkpoint import save_model
 from irpo_megatron.engine.model import build_model
@@ -21,17 +22,20 @@ from irpo_megatron.errors import UserError
 from irpo_megatron.model_folder import ModelFolder, open_model_folder
 from irpo_megatron.requests import ImportRequest
 
-CHECKPOINT = "step-000000"
-
 
 def run(request: ImportRequest) -> None:
-    """Write the checkpoint `step-000000`: one process, one layout; loading reshards."""
+    """Write the checkpoint `step-000000`: one process, one layout; loading reshards.
+
+    Raises:
+        RuntimeError: the Megatron model computes other logits than the folder, loaded by transformers.
+    """
     folder = open_model_folder(request.model_folder)
     architecture = read_architecture(folder.config)
     with parallel_world(ParallelConfig(), threads=request.launch.threads):
         model = build_model(architecture)
         load_hugging_face(model, architecture, folder, request.output)
-        save_model(request.output / CHECKPOINT, model, folder.config)
+        require_same_logits(model, architecture, folder.path)
+        save_model(request.output / step_name(0), model, folder.config)
 
 
 def load_hugging_face(model: torch.nn.Module, architecture: Architecture, folder: ModelFolder, output: Path) -> None:

@@ -36,18 +36,19 @@ def read_architecture(config: Json) -> Architecture:
     Raises:
         UserError: it is not a plain Llama; a key that changes the computation and is not supported is never ignored.
     """
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    rope_type = rope.get("rope_type", rope.get("type", "default"))
+    # Newer configurations say it all in rope_parameters, older ones in rope_theta and rope_scaling; none is overlooked.
+    ropes = [config.get(key) or {} for key in ("rope_parameters", "rope_scaling")]
+    rope_types = {rope.get("rope_type", rope.get("type", "default")) for rope in ropes} - {"default"}
     unsupported = {
         "model_type": config.get("model_type") != "llama",
         "hidden_act": config.get("hidden_act", "silu") != "silu",
         "attention_bias": bool(config.get("attention_bias", False)),
         "mlp_bias": bool(config.get("mlp_bias", False)),
-        "rope_type": rope_type != "default",
+        "rope_type": bool(rope_types),
     }
     for key, refused in unsupported.items():
         if refused:
-            value = rope_type if key == "rope_type" else config.get(key)
+            value = ", ".join(sorted(rope_types)) if key == "rope_type" else config.get(key)
             raise UserError(
                 f"config.json has {key} = {value!r}",
                 "supported is the plain Llama: model_type llama, hidden_act silu, no biases, default rotary embeddings",
@@ -62,7 +63,7 @@ def read_architecture(config: Json) -> Architecture:
         ffn_size=config["intermediate_size"],
         vocabulary=config["vocab_size"],
         context=config["max_position_embeddings"],
-        rope_base=float(rope.get("rope_theta") or config.get("rope_theta") or 10000.0),
+        rope_base=float(ropes[0].get("rope_theta") or config.get("rope_theta") or 10000.0),
         norm_epsilon=config.get("rms_norm_eps", 1e-6),
         tied_embeddings=bool(config.get("tie_word_embeddings", False)),
     )

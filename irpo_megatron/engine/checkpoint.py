@@ -58,16 +58,24 @@ def read_config(directory: Path) -> Json:
 
 
 def _save(directory: Path, state: dict[str, Any], config: Json) -> None:
-    partial = partial_directory(directory)
+    partial, replaced = partial_directory(directory), directory.with_name(f"{directory.name}.replaced")
 
     def prepare() -> None:
-        shutil.rmtree(partial, ignore_errors=True)  # of a writer that was killed
+        for leftover in (partial, replaced):  # of a writer that was killed
+            shutil.rmtree(leftover, ignore_errors=True)
         (partial / STATE).mkdir(parents=True)
         write_json(partial / CONFIG, config)
 
+    def publish() -> None:
+        # A stage that was killed after it had saved this step comes by again: never is a half-deleted folder in sight.
+        if directory.exists():
+            directory.rename(replaced)
+        partial.rename(directory)
+        shutil.rmtree(replaced, ignore_errors=True)
+
     _on_main_rank(prepare)
     dist_checkpointing.save(state, str(partial / STATE))
-    _on_main_rank(lambda: partial.rename(directory))
+    _on_main_rank(publish)
 
 
 def _load(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
@@ -91,25 +99,46 @@ def _on_main_rank(action: Callable[[], object]) -> None:
     dist.barrier()
 
 
+# Every name that the metadata of a checkpoint of ours refers to.
+_METADATA_NAMES = frozenset(
+    {
+        *(("torch", name) for name in ("Size", "float32", "bfloat16", "float16", "float64", "int64", "int32", "uint8")),
+        ("torch.serialization", "_get_layout"),
+        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
+        *(
+            ("torch.distributed.checkpoint.metadata", name)
+            for name in (
+                "BytesStorageMetadata",
+                "ChunkStorageMetadata",
+                "Metadata",
+                "MetadataIndex",
+                "StorageMeta",
+                "TensorProperties",
+                "TensorStorageMetadata",
+                "_MEM_FORMAT_ENCODING",
+            )
+        ),
+        *(
+            ("torch.distributed.checkpoint.planner", name)
+            for name in (
+                "SavePlan",
+                "TensorWriteData",
+                "WriteItem",
+                "WriteItemType",
+            )
+        ),
+    }
+)
+
+
 class _MetadataUnpickler(pickle.Unpickler):
     """Reads the pickled metadata of torch's checkpoint format, and nothing else that a pickle can hold."""
 
-    _MODULES = ("torch.distributed.checkpoint.", "megatron.core.dist_checkpointing.", "torch._utils")
-    _NAMES = frozenset(
-        {
-            ("collections", "OrderedDict"),
-            ("pathlib", "PosixPath"),
-            ("torch", "Size"),
-            ("torch.serialization", "_get_layout"),
-            ("_codecs", "encode"),
-        }
-    )
-
     def find_class(self, module: str, name: str) -> Any:
-        is_dtype = module == "torch" and name.removeprefix("u").startswith(("float", "bfloat", "int", "bool"))
-        if (module, name) in self._NAMES or is_dtype or f"{module}.".startswith(self._MODULES):
-            return super().find_class(module, name)
-        raise pickle.UnpicklingError(f"{module}.{name}")
+        # Exact names only: `find_class` would follow a dotted one out of its module.
+        if (module, name) not in _METADATA_NAMES:
+            raise pickle.UnpicklingError(f"{module}.{name}")
+        return super().find_class(module, name)
 
 
 def _refuse_foreign_pickle(path: Path) -> None:
@@ -117,7 +146,7 @@ def _refuse_foreign_pickle(path: Path) -> None:
     try:
         with path.open("rb") as file:
             _MetadataUnpickler(file).load()
-    except (pickle.UnpicklingError, EOFError, AttributeError, IndexError) as error:
+    except Exception as error:  # a pickle can fail in any way
         raise UserError(
             f"{path}: {error}",
             "the metadata of a checkpoint holds only the types of torch's checkpoint format",

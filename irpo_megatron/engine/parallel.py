@@ -11,7 +11,6 @@ import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
-from torch._C._distributed_c10d import HashStore
 
 from irpo_megatron.config import ParallelConfig
 from irpo_megatron.engine.cpu import answer_for_cuda
@@ -68,24 +67,26 @@ def parallel_world(parallel: ParallelConfig, *, threads: int) -> Iterator[Place]
         torch.cuda.set_device(int(os.environ.get("LOCAL_RANK", "0")))
     else:
         answer_for_cuda()
+    # fp32 means fp32: some images switch TF32 on, whose errors are a thousand times those that the guards allow.
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     backend = "nccl" if on_cuda else "gloo"
     if parallel.world_size == 1:
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1)
+        store = dist.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1)
     else:
         dist.init_process_group(backend)
     assert dist.get_world_size() == parallel.world_size, (
         f"{dist.get_world_size()} processes were started for a layout of {parallel.world_size}"
     )
-    try:
-        parallel_state.initialize_model_parallel(
-            tensor_model_parallel_size=parallel.tensor, pipeline_model_parallel_size=parallel.pipeline
-        )
-        if on_cuda:
-            model_parallel_cuda_manual_seed(0)  # nothing draws from it: dropout is 0 and weights are loaded
-        yield _place(torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu"))
-    finally:
-        parallel_state.destroy_model_parallel()
-        dist.destroy_process_group()
+    parallel_state.initialize_model_parallel(
+        tensor_model_parallel_size=parallel.tensor, pipeline_model_parallel_size=parallel.pipeline
+    )
+    if on_cuda:
+        model_parallel_cuda_manual_seed(0)  # nothing draws from it: dropout is 0 and weights are loaded
+    yield _place(torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu"))
+    # Only after success: a rank that fails must not wait here for peers that sit in a collective.
+    parallel_state.destroy_model_parallel()
+    dist.destroy_process_group()
 
 
 def _place(device: torch.device) -> Place:

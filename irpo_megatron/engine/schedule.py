@@ -57,14 +57,16 @@ def forward_backward(
         output = model(sequences.tokens, sequences.positions, None)
         return output, partial(loss_of_output, batch)
 
-    kept: list[Kept] = get_forward_backward_func()(
-        forward_step_func=forward_step,
-        data_iterator=iter(micro_batches),
-        model=[model],
-        num_microbatches=len(micro_batches),
-        # Stages tell each other the real shapes (`variable_seq_lengths`); these two are only hints.
-        seq_length=max(sequences_of(batch).tokens.shape[1] for batch in micro_batches),
-        micro_batch_size=sequences_of(micro_batches[0]).tokens.shape[0],
-        forward_only=forward_only,
-    )
+    # The schedules themselves leave gradients on, and what is kept would hold on to the graph of every micro-batch.
+    with torch.set_grad_enabled(not forward_only):
+        kept: list[Kept] = get_forward_backward_func()(
+            forward_step_func=forward_step,
+            data_iterator=iter(micro_batches),
+            model=[model],
+            num_microbatches=len(micro_batches),
+            # Stages tell each other the real shapes (`variable_seq_lengths`); these two are only hints.
+            seq_length=max(sequences_of(batch).tokens.shape[1] for batch in micro_batches),
+            micro_batch_size=sequences_of(micro_batches[0]).tokens.shape[0],
+            forward_only=forward_only,
+        )
     return kept

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from irpo_megatron.artifacts import Json, ProgressWriter, read_json, write_json
+from irpo_megatron.artifacts import Json, ProgressWriter, read_json, step_of, write_json
 from irpo_megatron.errors import UserError
 from irpo_megatron.evaluation.metrics import wilson_interval
 from irpo_megatron.evaluation.scored_samples import Examiner
@@ -73,8 +73,3 @@ def judge(request: JudgeRequest, name: str, examiner: Examiner, directory: Path,
         "interval": list(wilson_interval(greedy.correct, len(greedy.scores))),
         "problems": len(greedy.scores),
     }
-
-
-def step_of(name: str) -> int:
-    """The optimizer step in a candidate's name, `step-000025`."""
-    return int(name.removeprefix("step-"))

@@ -28,9 +28,6 @@ def run(request: GenerateRequest) -> None:
         UserError: the model or its tokenizer is unusable, a prompt is too long for it, or too many samples are empty or
             cut off.
     """
-    import torch
-
-    torch.set_num_threads(request.launch.threads)
     generation = request.generation
     prompts = encode_prompts(problems_to_sample(request), load_task(request.task), Tokenizer(request.model_folder))
     guard = SampleGuard(generation)

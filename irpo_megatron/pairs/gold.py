@@ -19,7 +19,9 @@ def gold_candidate(problem: Problem, task: Task, tokenizer: Tokenizer) -> Candid
     text = task.gold_completion(problem)
     if text is None or not text.strip():
         return None
-    return Candidate(sample_index=GOLD_SAMPLE, text=text, ids=tokenizer.encode_completion(text))
+    return Candidate(
+        sample_index=GOLD_SAMPLE, text=text, ids=tokenizer.encode_completion(text, after=task.prompt(problem))
+    )
 
 
 def gold_rows(

@@ -5,6 +5,7 @@ Shapes: m pairs (or rows) in a micro-batch, b = sequences in it, s = its longest
 
 from __future__ import annotations
 
+import functools
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -79,10 +80,16 @@ def step_indices(
         Between 1 and `global_batch_size` indices below `pairs`.
     """
     epoch, step_in_epoch = divmod(step, steps_an_epoch(pairs, global_batch_size))
+    order = _shuffled(pairs, derive_seed(seed, "order", iteration, epoch)) if shuffle else range(pairs)
+    return list(order[step_in_epoch * global_batch_size : (step_in_epoch + 1) * global_batch_size])
+
+
+@functools.lru_cache(maxsize=1)
+def _shuffled(pairs: int, seed: int) -> tuple[int, ...]:
+    """The order of one epoch; the last one is remembered, since every step of the epoch asks for it."""
     order = list(range(pairs))
-    if shuffle:
-        random.Random(derive_seed(seed, "order", iteration, epoch)).shuffle(order)
-    return order[step_in_epoch * global_batch_size : (step_in_epoch + 1) * global_batch_size]
+    random.Random(seed).shuffle(order)
+    return tuple(order)
 
 
 def share_of_rank(

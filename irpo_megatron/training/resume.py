@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
+
+from irpo_megatron.artifacts import step_name, step_of
 
 
 def candidate_steps(steps: int, candidates: int) -> list[int]:
@@ -15,24 +18,27 @@ def candidate_steps(steps: int, candidates: int) -> list[int]:
 
 def checkpoint_path(output: Path, step: int) -> Path:
     """The Megatron checkpoint (weights only) after `step` optimizer steps."""
-    return output / "checkpoints" / _name(step)
+    return output / "checkpoints" / step_name(step)
 
 
 def resume_path(output: Path, step: int) -> Path:
     """The full training state after `step` optimizer steps; gone when the stage is finished."""
-    return output / "resume" / _name(step)
+    return output / "resume" / step_name(step)
 
 
 def latest_resume_point(output: Path) -> Path | None:
     """The last complete training state, or None."""
     points = [path for path in (output / "resume").glob("step-*") if path.suffix == ""]
-    return max(points, key=step_of, default=None)
+    return max(points, key=lambda point: step_of(point.name), default=None)
 
 
-def step_of(path: Path) -> int:
-    """The number of optimizer steps in a folder's name."""
-    return int(path.name.removeprefix("step-"))
+def drop_resume_points(output: Path, *, all_of_them: bool) -> None:
+    """Remove what is needed no more: leftovers of an attempt killed while it removed them, or every point.
 
-
-def _name(step: int) -> str:
-    return f"step-{step:06d}"
+    They are renamed first, so that a half-deleted point is never taken for a whole one.
+    """
+    points, leftovers = output / "resume", output / "resume.leftovers"
+    shutil.rmtree(leftovers, ignore_errors=True)
+    if all_of_them and points.exists():
+        points.rename(leftovers)
+        shutil.rmtree(leftovers)

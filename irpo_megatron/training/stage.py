@@ -16,6 +16,8 @@ from collections.abc import Sequence
 
 import torch.distributed as dist
 
+from irpo_megatron.artifacts import step_of
+from irpo_megatron.config import TrainingConfig
 from irpo_megatron.engine.checkpoint import load_training, read_config, save_model, save_training
 from irpo_megatron.engine.loading import load_policy
 from irpo_megatron.engine.optimizer import Optimizer
@@ -31,7 +33,13 @@ from irpo_megatron.training.batches import (
     steps_an_epoch,
 )
 from irpo_megatron.training.metrics import MetricsLog
-from irpo_megatron.training.resume import candidate_steps, checkpoint_path, latest_resume_point, resume_path, step_of
+from irpo_megatron.training.resume import (
+    candidate_steps,
+    checkpoint_path,
+    drop_resume_points,
+    latest_resume_point,
+    resume_path,
+)
 from irpo_megatron.training.rows import row_id
 from irpo_megatron.training.step import train_step
 
@@ -42,7 +50,7 @@ def run(request: TrainRequest) -> None:
     """Train, checkpoint, log."""
     pairs = load_pairs(request)
     with parallel_world(request.parallel, threads=request.launch.threads) as place:
-        train(request, pairs, planned_steps(request, len(pairs)), place)
+        train(request, pairs, place)
 
 
 def load_pairs(request: TrainRequest) -> list[WeightedPair]:
@@ -67,24 +75,33 @@ def load_pairs(request: TrainRequest) -> list[WeightedPair]:
     ]
 
 
-def planned_steps(request: TrainRequest, pairs: int) -> int:
-    """Optimizer steps of this iteration."""
-    if request.retrain_steps is not None:
-        return request.retrain_steps
-    training = request.training
-    steps = training.epochs * steps_an_epoch(pairs, training.global_batch_size)
+def planned_steps(training: TrainingConfig, pairs: Sequence[WeightedPair]) -> int:
+    """Optimizer steps of the iteration's first training, which its schedule spans.
+
+    A retraining takes its learning rates from the same schedule and stops where the best candidate stood on it.
+    """
+    trained_on = sum(not item.pair.held_out for item in pairs)
+    steps = training.epochs * steps_an_epoch(trained_on, training.global_batch_size)
     return steps if training.max_steps is None else min(steps, training.max_steps)
 
 
-def train(request: TrainRequest, pairs: Sequence[WeightedPair], steps: int, place: Place) -> None:
+def train(request: TrainRequest, pairs: Sequence[WeightedPair], place: Place) -> None:
     """All optimizer steps of the iteration, from wherever a killed attempt was last saved."""
+    schedule_steps = planned_steps(request.training, pairs)
+    steps = request.retrain_steps or schedule_steps
+    is_finished = checkpoint_path(request.output, steps).is_dir()  # killed between the last step and the commit
+    dist.barrier()
+    if place.is_main:
+        drop_resume_points(request.output, all_of_them=is_finished)
+    if is_finished:
+        return
     config = read_config(request.checkpoint)
     model, architecture = load_policy(request.checkpoint)
-    optimizer = Optimizer(model, request.training, steps=steps)
+    optimizer = Optimizer(model, request.training, steps=schedule_steps)
     first_step = 0
     if (saved := latest_resume_point(request.output)) is not None:
         load_training(saved, model, optimizer)
-        first_step = step_of(saved)
+        first_step = step_of(saved.name)
         logger.info("going on after step %d of %d", first_step, steps)
     dist.barrier()  # every rank has read the resume point before any moves on and replaces it
 
@@ -115,8 +132,8 @@ def train(request: TrainRequest, pairs: Sequence[WeightedPair], steps: int, plac
                     shutil.rmtree(saved)
                 saved = resume_path(request.output, done)
     dist.barrier()
-    if place.is_main and saved is not None:
-        shutil.rmtree(saved.parent)
+    if place.is_main:
+        drop_resume_points(request.output, all_of_them=True)
 
 
 def global_batch(request: TrainRequest, pairs: Sequence[WeightedPair], step: int) -> list[WeightedPair]:

@@ -59,6 +59,11 @@ def test_old_configurations_without_key_value_heads_have_one_for_each_head() -> 
         ({"mlp_bias": True}, "mlp_bias = True"),
         ({"rope_scaling": {"rope_type": "llama3", "factor": 8.0}}, "rope_type = 'llama3'"),
         ({"rope_scaling": {"type": "linear", "factor": 2.0}}, "rope_type = 'linear'"),
+        # One key says default, the other does not: neither is overlooked.
+        (
+            {"rope_parameters": {"rope_type": "default"}, "rope_scaling": {"rope_type": "yarn", "factor": 2.0}},
+            "rope_type = 'yarn'",
+        ),
     ],
 )
 def test_what_would_change_the_computation_is_refused(changes: dict[str, Any], seen: str) -> None:

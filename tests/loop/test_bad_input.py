@@ -168,6 +168,51 @@ def test_two_drivers_never_share_a_run_directory(
         os.close(lock)
 
 
+@pytest.mark.parametrize(("stage", "iteration"), [("generate", "0"), ("train", "5"), ("evaluate", "5")])
+def test_an_iteration_that_the_run_does_not_have(
+    stage: str,
+    iteration: str,
+    setting: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr("sys.argv", ["irpo", stage, str(setting["config"]), "--iteration", iteration])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 2
+    assert f"irpo {stage} --iteration {iteration}" in capsys.readouterr().err
+    assert not (setting["folder"] / "runs").exists()
+
+
+def test_weights_that_changed_are_noticed_whatever_a_manifest_beside_them_says(
+    setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from irpo_megatron.config import load_config
+    from irpo_megatron.console import Console
+    from irpo_megatron.run_directory import open_run
+
+    (setting["model"] / "manifest.json").write_text('{"stage": "convert"}')
+    with open_run(load_config(setting["config"]), Console(), redo=False) as run:
+        before = run.digest(setting["model"])
+        weights = setting["model"] / "model.safetensors"
+        weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
+        assert run.digest(setting["model"]) != before
+
+
+def test_ctrl_c_says_how_to_go_on(
+    setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run", interrupted)
+    monkeypatch.setattr("sys.argv", ["irpo", "run", str(setting["config"])])
+    with pytest.raises(SystemExit) as exit_:
+        cli.main()
+    assert exit_.value.code == 130
+    assert "interrupted; the same command goes on from here" in capsys.readouterr().err
+
+
 def test_data_that_changed_under_a_run_are_noticed(
     setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

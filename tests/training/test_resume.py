@@ -7,13 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from irpo_megatron.training.resume import (
-    candidate_steps,
-    checkpoint_path,
-    latest_resume_point,
-    resume_path,
-    step_of,
-)
+from irpo_megatron.artifacts import step_of
+from irpo_megatron.training.resume import candidate_steps, checkpoint_path, latest_resume_point, resume_path
 
 
 @given(st.integers(1, 5000), st.integers(1, 12))
@@ -38,5 +33,5 @@ def test_a_half_written_point_is_never_chosen(tmp_path: Path) -> None:
     resume_path(tmp_path, 100).with_name("step-000100.partial").mkdir()
     point = latest_resume_point(tmp_path)
     assert point is not None
-    assert step_of(point) == 20
-    assert step_of(checkpoint_path(tmp_path, 7)) == 7
+    assert step_of(point.name) == 20
+    assert step_of(checkpoint_path(tmp_path, 7).name) == 7

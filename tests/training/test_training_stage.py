@@ -118,6 +118,31 @@ def test_killed_and_resumed_is_bitwise_the_same(world: dict[str, Path]) -> None:
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
 
+def test_killed_after_its_last_step_it_is_finished_without_training_again(world: dict[str, Path]) -> None:
+    request = _request(world, "finished", training=TRAINING.model_copy(update={"epochs": 1}))
+    before = run_training(request)
+    (request.output / "resume.leftovers").mkdir()  # killed while it tidied up
+    assert run_training(request) == before, "every line, wall times included: nothing ran again"
+    assert not (request.output / "resume.leftovers").exists()
+
+
+def test_killed_between_checkpoint_and_resume_point_it_replaces_the_checkpoint(world: dict[str, Path]) -> None:
+    request = _request(world, "between", training=TRAINING.model_copy(update={"epochs": 1}))
+    before = _what_was_computed(run_training(request))
+    (request.output / "checkpoints" / "step-000006").rename(request.output / "checkpoints" / "step-000006.partial")
+    assert (request.output / "checkpoints" / "step-000003").is_dir()
+    assert _what_was_computed(run_training(request)) == before
+    assert sorted(path.name for path in (request.output / "checkpoints").iterdir()) == ["step-000003", "step-000006"]
+
+
+def test_retraining_follows_the_schedule_of_the_first_training(world: dict[str, Path]) -> None:
+    training = TRAINING.model_copy(update={"epochs": 1, "warmup_steps": 0, "schedule": "linear"})
+    request = _request(world, "retrained", training=training, retrain_steps=3)
+    rates = [line["learning_rate"] for line in run_training(request)]
+    # Linear from 1e-3 to 0 over six steps and one more; the retraining stops after three.
+    assert rates == pytest.approx([1e-3 * (7 - step) / 7 for step in (1, 2, 3)])
+
+
 def test_a_reference_of_another_model_is_noticed_at_step_0(world: dict[str, Path]) -> None:
     wrong = world["root"] / "wrong-reference"
     shutil.copytree(world["reference"], wrong)
