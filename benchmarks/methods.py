@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from irpo_megatron.config import load_config
+from irpo_megatron.config_file import load_config
 
 ROOT = Path(__file__).parent.parent
 CONFIG = ROOT / "examples" / "arithmetic_cpu.yaml"

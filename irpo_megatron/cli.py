@@ -16,7 +16,8 @@ from rich.console import Console as RichConsole
 from rich.table import Table
 
 from irpo_megatron.artifacts import read_json
-from irpo_megatron.config import describe, load_config
+from irpo_megatron.config_file import load_config
+from irpo_megatron.config_text import describe
 from irpo_megatron.console import Console
 from irpo_megatron.errors import StageError, UserError
 from irpo_megatron.iteration import STAGES, run, run_stage

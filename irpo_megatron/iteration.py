@@ -16,7 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from irpo_megatron.artifacts import PROGRESS, read_json, read_manifest, step_name, step_of, write_json
-from irpo_megatron.config import Config, load_config
+from irpo_megatron.config import Config
+from irpo_megatron.config_file import load_config
 from irpo_megatron.console import Console
 from irpo_megatron.errors import UserError
 from irpo_megatron.preflight import check_installation, check_model

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from irpo_megatron.artifacts import MANIFEST, partial_directory, read_manifest, read_progress
-from irpo_megatron.config import validate
+from irpo_megatron.config_file import validate
 from irpo_megatron.run_directory import DIRECTORIES, MEGATRON_BASE, load_tree
 
 

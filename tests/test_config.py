@@ -24,11 +24,10 @@ from irpo_megatron.config import (
     RandomModel,
     RandomTokenizer,
     Section,
-    check_sections,
-    describe,
-    load_config,
-    validate,
 )
+from irpo_megatron.config_file import load_config, validate
+from irpo_megatron.config_rules import check_sections
+from irpo_megatron.config_text import describe
 from irpo_megatron.errors import UserError
 
 EXAMPLES = Path(__file__).parents[1] / "examples"

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from irpo_megatron.artifacts import Plan, ProgressWriter, commit_stage, open_stage, write_json
-from irpo_megatron.config import validate
+from irpo_megatron.config_file import validate
 from irpo_megatron.errors import UserError
 from irpo_megatron.status import status_rows
 

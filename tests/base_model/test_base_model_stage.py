@@ -16,7 +16,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from irpo_megatron.artifacts import file_digest
 from irpo_megatron.base_model.stage import run
-from irpo_megatron.config import ModelConfig, RandomModel, RandomTokenizer, load_config
+from irpo_megatron.config import ModelConfig, RandomModel, RandomTokenizer
+from irpo_megatron.config_file import load_config
 from irpo_megatron.errors import UserError
 from irpo_megatron.model_folder import open_model_folder
 from irpo_megatron.records import Problem, write_rows

@@ -187,7 +187,7 @@ def test_an_iteration_that_the_run_does_not_have(
 def test_weights_that_changed_are_noticed_whatever_a_manifest_beside_them_says(
     setting: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from irpo_megatron.config import load_config
+    from irpo_megatron.config_file import load_config
     from irpo_megatron.console import Console
     from irpo_megatron.run_directory import open_run
 

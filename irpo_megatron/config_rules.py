@@ -1,0 +1,86 @@
+"""The rules between sections of the configuration, checked before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from irpo_megatron.config import Config
+from irpo_megatron.errors import UserError
+
+
+def check_sections(config: Config) -> None:
+    """The rules between sections, checked before anything starts.
+
+    Raises:
+        UserError: the first rule that is broken.
+    """
+    for broken, seen, rule, remedy in _section_rules(config):
+        if broken:
+            raise UserError(seen, rule, remedy)
+
+
+def _section_rules(config: Config) -> Iterator[tuple[bool, str, str, str]]:
+    """(broken?, value seen, rule, remedy) for every rule that spans keys."""
+    model, training, parallel = config.model, config.training, config.parallel
+    generation, selection, evaluation = config.generation, config.selection, config.evaluation
+    origins = [key for key in ("path", "recipe", "random") if getattr(model, key) is not None]
+    yield (
+        len(origins) != 1,
+        f"model has {' and '.join(origins) or 'none of path, recipe, random'}",
+        "exactly one of model.path, model.recipe, model.random says where M_0 comes from",
+        "set the others to null, for example model.recipe=null" if origins else "set model.path=FOLDER",
+    )
+    yield (
+        config.method != "irpo" and config.loss.alpha == 0,
+        f"method = {config.method}, loss.alpha = 0, pairs.per_prompt = {config.pairs.per_prompt}",
+        f"method {config.method} has no DPO term, so alpha = 0 leaves nothing to train on its pairs",
+        "set loss.alpha above 0, or method=irpo for plain DPO",
+    )
+    temperatures = generation.temperature
+    yield (
+        isinstance(temperatures, tuple) and len(temperatures) < config.iterations,
+        f"generation.temperature = {temperatures}, iterations = {config.iterations}",
+        "a list of temperatures has one for each iteration",
+        "lengthen the list or give one number",
+    )
+    pairs_a_pass = training.micro_batch_size * parallel.data
+    yield (
+        training.global_batch_size % pairs_a_pass != 0,
+        f"training.global_batch_size = {training.global_batch_size}, training.micro_batch_size = "
+        f"{training.micro_batch_size}, parallel.data = {parallel.data}",
+        "the global batch is a multiple of micro-batch size x data-parallel size, in pairs",
+        f"use a multiple of {pairs_a_pass}",
+    )
+    yield (
+        training.min_learning_rate > training.learning_rate,
+        f"training.min_learning_rate = {training.min_learning_rate} > learning_rate = {training.learning_rate}",
+        "the schedule falls from learning_rate to min_learning_rate",
+        "lower min_learning_rate",
+    )
+    yield (
+        selection.held_out == 0 and (selection.candidates > 1 or selection.retrain),
+        f"selection.held_out = 0, candidates = {selection.candidates}, retrain = {selection.retrain}",
+        "checkpoints are judged on held-out problems, so choosing or retraining needs some",
+        "set selection.held_out, or selection.candidates=1 and selection.retrain=false",
+    )
+    too_large = [k for k in evaluation.pass_at if k > evaluation.samples]
+    yield (
+        evaluation.samples > 0 and bool(too_large),
+        f"evaluation.pass_at has {too_large}, evaluation.samples = {evaluation.samples}",
+        "pass@k is estimated from at least k samples",
+        "raise evaluation.samples or shorten evaluation.pass_at",
+    )
+    yield (
+        config.method == "sft" and config.iterations > 1,
+        f"method = sft, iterations = {config.iterations}",
+        "gold solutions do not change between iterations: more of the same training is training.epochs",
+        "set iterations=1",
+    )
+    if model.random is not None:
+        shape = model.random
+        yield (
+            shape.hidden_size % (2 * shape.heads) != 0 or shape.heads % shape.kv_heads != 0,
+            f"model.random has hidden_size {shape.hidden_size}, heads {shape.heads}, kv_heads {shape.kv_heads}",
+            "hidden_size / heads is a whole even number (rotary embeddings), and kv_heads divides heads",
+            "choose for example hidden_size=64 heads=4 kv_heads=4",
+        )
