@@ -92,7 +92,8 @@ def run_loop(run: RunDirectory) -> None:
         select(run, t)
         convert(run, t)
         evaluate(run, t)
-        report(run, t)
+        if run.has_news:
+            report(run, t)
 
 
 def prepare(run: RunDirectory) -> None:
@@ -117,8 +118,8 @@ def prepare(run: RunDirectory) -> None:
 
 
 def _follow_recipe(run: RunDirectory) -> None:
-    """Run the configuration that makes M_0; it has a run directory of its own, beside this one."""
-    with open_run(recipe_of(run.config), run.console, redo=run.redo) as recipe:
+    """Run the configuration that makes M_0, in a run directory of its own that other runs may share."""
+    with open_run(recipe_of(run.config), run.console, redo=run.redo, patient=True) as recipe:
         run.console.say(f"base model: {recipe.path}")
         prepare(recipe)
         run_loop(recipe)
@@ -260,6 +261,7 @@ def evaluate(run: RunDirectory, t: int) -> None:
 def report(run: RunDirectory, t: int) -> None:
     """results.json, metrics.jsonl and report.html, from whatever is there: made anew each time."""
     run.process("report", "irpo_megatron.report.stage", ReportRequest(output=run.path, iteration=t))
+    run.has_news = False
 
 
 STAGES: dict[str, Callable[[RunDirectory, int], None]] = {

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import fcntl
 import json
+import math
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -67,6 +68,8 @@ class RunDirectory:
         self.path = config.run_dir
         self.console = console
         self.redo = redo
+        self.has_news = not (self.path / "report.html").is_file()
+        """Whether the report lacks something: it is made anew only then."""
 
     def stage_directory(self, stage: str, iteration: int) -> Path:
         """Where a stage is committed."""
@@ -138,6 +141,7 @@ class RunDirectory:
         with self.console.stage(iteration, name, lambda: read_progress(work)), stage_clock(work):
             yield work
         commit_stage(directory)
+        self.has_news = True
         self.console.finished(iteration, name, float(read_manifest(directory)["seconds"]))
 
     def process(self, name: str, module: str, request: Request, *, processes: int = 1) -> None:
@@ -189,8 +193,11 @@ class RunDirectory:
 
 
 @contextmanager
-def open_run(config: Config, console: Console, *, redo: bool) -> Iterator[RunDirectory]:
+def open_run(config: Config, console: Console, *, redo: bool, patient: bool = False) -> Iterator[RunDirectory]:
     """Create or re-enter the run directory, and hold it: two processes never work in one.
+
+    Args:
+        patient: Wait for whoever works there now, however long, instead of refusing.
 
     Raises:
         UserError: it cannot be written, another process holds it, or it was made by another configuration.
@@ -206,7 +213,7 @@ def open_run(config: Config, console: Console, *, redo: bool) -> Iterator[RunDir
             "choose another folder with runs=FOLDER, or mend the permissions",
         ) from error
     try:
-        _take(lock, path)
+        _take(lock, path, within=math.inf if patient else _LOCK_SECONDS)
         _record_configuration(config, path, redo=redo)
         write_json(path / "environment.json", describe_environment())
         yield RunDirectory(config, console, redo=redo)
@@ -214,8 +221,8 @@ def open_run(config: Config, console: Console, *, redo: bool) -> Iterator[RunDir
         os.close(lock)
 
 
-def _take(lock: int, path: Path) -> None:
-    deadline = time.monotonic() + _LOCK_SECONDS
+def _take(lock: int, path: Path, *, within: float) -> None:
+    deadline = time.monotonic() + within
     while True:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

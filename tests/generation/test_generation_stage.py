@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 from support.stages import run_request
 from support.tiny_model import CHARACTERS, make_llama
 
@@ -84,7 +83,6 @@ def make_request(output: Path, problems: Path, model_folder: Path, **changes: An
 
 
 def test_the_stage_samples_every_training_problem(tmp_path: Path, problems: Path, digits_folder: Path) -> None:
-    torch.set_num_threads(2)
     run(make_request(tmp_path, problems, digits_folder))
     assert [path.name for path in sorted(tmp_path.glob("*.parquet"))] == [
         f"generations-0000{n}.parquet" for n in range(3)
@@ -98,7 +96,6 @@ def test_the_stage_samples_every_training_problem(tmp_path: Path, problems: Path
     progress = read_progress(tmp_path)
     assert progress is not None
     assert (progress.done, progress.total, progress.unit) == (48, 48, "samples")
-    assert torch.get_num_threads() == 1
 
 
 def test_neither_batches_nor_shards_nor_a_restart_change_the_rows(
