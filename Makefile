@@ -8,10 +8,12 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.10 python3; do \
 	$$python -c 'import sys; sys.exit(not (3, 10) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null && echo $$python && break; done)
 VENV := .venv
 BASE_VENV := .venv-base
+TRL_VENV := .venv-trl
+TRL_BEFORE_FUSED_HEAD := 1.13.0
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check unit base-install format experiments clean
+.PHONY: help demo test check unit base-install format experiments bench clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -43,8 +45,12 @@ format: $(VENV)/.installed ## format the code
 experiments: $(VENV)/.installed ## the three methods over three seeds on the demo task (about an hour)
 	$(BIN)/python benchmarks/methods.py
 
+bench: $(VENV)/.installed $(TRL_VENV)/.installed ## training against TRL on GSM8K: make bench DATA=path/to/train.jsonl
+	@test -n "$(DATA)" || { echo "Name GSM8K's training file: make bench DATA=path/to/train.jsonl"; exit 1; }
+	$(BIN)/python -m benchmarks.training --data $(DATA)
+
 clean: ## remove what was installed and computed here
-	rm -rf $(VENV) $(BASE_VENV) runs build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(BASE_VENV) $(TRL_VENV) runs build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 
 # A stamp is written only after a whole installation, so that one that broke off is taken up again.
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -57,4 +63,11 @@ $(BASE_VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.12 was found: install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(BASE_VENV)
 	$(BASE_VENV)/bin/python $(PIP_INSTALL) --editable .
+	touch $@
+
+$(TRL_VENV)/.installed: benchmarks/trl-requirements.txt constraints.txt
+	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.12 was found: install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
+	$(PYTHON) -m venv $(TRL_VENV)
+	$(TRL_VENV)/bin/python $(PIP_INSTALL) --requirement benchmarks/trl-requirements.txt
+	$(TRL_VENV)/bin/python $(PIP_INSTALL) --no-deps --upgrade --target $(TRL_VENV)/trl-$(TRL_BEFORE_FUSED_HEAD) trl==$(TRL_BEFORE_FUSED_HEAD)
 	touch $@

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -27,6 +27,7 @@ MANIFEST = "manifest.json"
 PLAN = "plan.json"
 PROGRESS = "progress.json"
 SECONDS = "seconds.json"
+_PRUNED = "pruned"
 _SCAFFOLDING = (MANIFEST, PLAN, PROGRESS, SECONDS)
 _LEFTOVER = ".*.tmp"
 """What a writer that was killed leaves behind."""
@@ -125,14 +126,35 @@ def commit_stage(directory: Path) -> None:
 
 
 def manifest_digest(directory: Path) -> str:
-    """sha256 over what a committed directory is and was made from; its wall time is left out.
+    """sha256 over what a committed directory is and was made from; its wall time, and what was pruned, are left out.
 
     Raises:
         UserError: the directory is not committed.
     """
     manifest = read_manifest(directory)
-    del manifest["seconds"]
+    for name in ("seconds", _PRUNED):
+        manifest.pop(name, None)
     return json_digest(manifest)
+
+
+def prune(directory: Path, folders: Collection[str]) -> None:
+    """Remove folders of a committed stage that nothing needs any more.
+
+    The manifest goes on to say what they held, so that the stage and what was made from it stay what they are.
+
+    Args:
+        folders: Relative to `directory`.
+    """
+    manifest = read_manifest(directory)
+    pruned = sorted({*manifest.get(_PRUNED, []), *folders})
+    write_json(directory / MANIFEST, {**manifest, _PRUNED: pruned})
+    for folder in pruned:  # those of an attempt that was killed, too
+        shutil.rmtree(directory / folder, ignore_errors=True)
+
+
+def is_pruned(directory: Path) -> bool:
+    """Whether parts of a committed stage have been removed."""
+    return bool(read_manifest(directory).get(_PRUNED))
 
 
 def read_manifest(directory: Path) -> Json:
@@ -171,7 +193,11 @@ def _short(value: object) -> str:
 
 
 def _check_files(directory: Path) -> None:
-    for name, entry in read_manifest(directory)["outputs"].items():
+    manifest = read_manifest(directory)
+    pruned = tuple(f"{folder}/" for folder in manifest.get(_PRUNED, []))
+    for name, entry in manifest["outputs"].items():
+        if name.startswith(pruned):
+            continue
         path = directory / name
         size = path.stat().st_size if path.is_file() else None
         if size != entry["bytes"]:

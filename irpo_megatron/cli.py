@@ -6,6 +6,7 @@ irpo run examples/arithmetic_cpu.yaml loss.alpha=0.5
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,10 +20,11 @@ from irpo_megatron.artifacts import read_json
 from irpo_megatron.config_file import load_config
 from irpo_megatron.config_text import describe
 from irpo_megatron.console import Console
-from irpo_megatron.errors import StageError, UserError
+from irpo_megatron.errors import Interrupted, StageError, UserError
 from irpo_megatron.iteration import STAGES, run, run_stage
 from irpo_megatron.report.stage import SUMMARY_COLUMNS, summary_rows
 from irpo_megatron.status import status_rows
+from irpo_megatron.stop import interrupt, on_stop_signal
 
 app = typer.Typer(
     add_completion=False,
@@ -81,16 +83,17 @@ for _stage in STAGES:
     _add_stage_command(_stage)
 
 
-class _Interrupted(Exception):
+class _ControlC(Exception):
     """Ctrl-C while the loop was at work; typer would turn a KeyboardInterrupt into a silent exit."""
 
 
 @contextlib.contextmanager
 def _interruptible() -> Iterator[None]:
     try:
-        yield
+        with on_stop_signal(interrupt):
+            yield
     except KeyboardInterrupt:
-        raise _Interrupted from None
+        raise _ControlC from None
 
 
 def _print_results(run_dir: Path) -> None:
@@ -103,14 +106,16 @@ def _print_results(run_dir: Path) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake exits 2, a failed stage 1, both without a traceback."""
+    """Entry point: exits 2 for a user's mistake, 1 for a failed stage, 75 when asked to stop, without a traceback."""
     try:
         app()
     except UserError as error:
         _fail(f"error: {error}", status=2)
     except StageError as error:
         _fail(f"failed: {error}", status=1)
-    except _Interrupted:
+    except Interrupted as stop:
+        _fail(f"{stop}; the same command goes on from here", status=os.EX_TEMPFAIL)
+    except _ControlC:
         _fail("interrupted; the same command goes on from here", status=130)
 
 

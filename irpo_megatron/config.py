@@ -155,8 +155,16 @@ class TrainingConfig(Section):
 
     global_batch_size: PositiveInt = 16
     """Pairs an optimizer step, over all data-parallel ranks."""
-    micro_batch_size: PositiveInt = 1
-    """Pairs a rank computes at once."""
+    micro_batch_tokens: PositiveInt = 4096
+    """Pairs are packed into micro-batches of up to this many tokens; a longer pair is a micro-batch of its own."""
+    micro_batch_size: PositiveInt | None = None
+    """Pairs a micro-batch, padded to the longest, instead of packing; null packs."""
+    shared_prompt: bool | None = None
+    """Compute the prompt of a pair once for both completions; null does where the attention in use can."""
+    recompute: Literal["none", "selective", "full"] = "none"
+    """Compute activations again in the backward pass: of attention (`selective`), of whole layers (`full`)."""
+    log_prob_mib: PositiveInt = 256
+    """MiB of logits (fp32) that a rank holds at once; more completion tokens are computed in turns."""
     epochs: PositiveInt = 1
     """Passes over the iteration's pairs."""
     max_steps: PositiveInt | None = None
@@ -181,23 +189,61 @@ class TrainingConfig(Section):
     """Adam's denominator term."""
     clip_gradient: NonNegativeFloat = 1.0
     """Clip the global gradient norm to this; 0 does not clip."""
+    optimizer_offload: Share = 0.0
+    """Share of AdamW's state and update kept in CPU memory (CUDA only)."""
+    skip_bad_batches: NonNegativeInt = 0
+    """Leave out up to this many batches an iteration whose loss or gradient is not finite; 0 stops at the first."""
     save_every: PositiveInt | None = None
-    """Also checkpoint every this many steps, for resumption; null saves at the candidate steps only."""
+    """Also save a resume point every this many steps; null saves at the candidate steps, and when asked to stop."""
+    keep_resume_points: PositiveInt = 1
+    """Resume points that are kept while training runs."""
+
+
+class Fp8Config(Section):
+    """FP8 matrix products by Transformer Engine (CUDA only)."""
+
+    recipe: Literal["delayed", "tensorwise", "blockwise", "mxfp8"]
+    """How scales are found: from past maxima, a tensor at a time, a block at a time, or in MXFP8's own blocks."""
+    format: Literal["hybrid", "e4m3"] = "hybrid"
+    """`hybrid`: E4M3 forward, E5M2 for gradients. `e4m3`: E4M3 for both."""
+    amax_history: PositiveInt = 1024
+    """Recipe `delayed`: steps of maxima that a scale looks back on."""
+    margin: NonNegativeInt = 0
+    """Recipe `delayed`: powers of two by which scales stay below the largest possible."""
+    first_layers_bf16: NonNegativeInt = 0
+    """Layers at the start that stay in bf16 (not with recipe `delayed`)."""
+    last_layers_bf16: NonNegativeInt = 0
+    """Layers at the end that stay in bf16 (not with recipe `delayed`)."""
+
+
+class PrecisionConfig(Section):
+    """The numbers that training and the reference pass compute with; main weights and gradient sums are always fp32."""
+
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Weights and activations of the model."""
+    fp8: Fp8Config | None = None
+    """FP8 on top of bf16; null computes in `dtype`."""
 
 
 class ParallelConfig(Section):
-    """The layout of training: tensor x pipeline x data processes."""
+    """The layout of training: tensor x context x pipeline x data processes."""
 
     tensor: PositiveInt = 1
     """Tensor-parallel size (TP)."""
+    sequence: bool = False
+    """Sequence parallelism (SP): norms and residuals, too, are cut over the tensor-parallel ranks, along the tokens."""
+    context: PositiveInt = 1
+    """Context-parallel size (CP): the tokens of a micro-batch are cut over so many ranks."""
     pipeline: PositiveInt = 1
     """Pipeline-parallel size (PP)."""
+    virtual_pipeline: PositiveInt = 1
+    """Groups of layers a pipeline rank holds (VPP): above 1 the stages are interleaved."""
     data: PositiveInt = 1
-    """Data-parallel size (DP)."""
+    """Data-parallel size (DP), with the optimizer's state cut over the ranks."""
 
     @property
     def world_size(self) -> int:
-        return self.tensor * self.pipeline * self.data
+        return self.tensor * self.context * self.pipeline * self.data
 
 
 class SelectionConfig(Section):
@@ -207,6 +253,8 @@ class SelectionConfig(Section):
     """Training problems set aside to judge checkpoints: a count, or a share below 1; 0 only with one candidate."""
     candidates: PositiveInt = 4
     """Checkpoints judged an iteration, spread evenly over its steps; 1 takes the last one unjudged."""
+    keep_last: NonNegativeInt | None = None
+    """Once one is chosen, keep on disk only it and the last so many of the others; null keeps all."""
     retrain: bool = False
     """Train again from M_{t-1}, held-out problems included, for as many steps as the best candidate (paper, 3.1)."""
 
@@ -234,6 +282,8 @@ class LaunchConfig(Section):
 
     threads: PositiveInt = 2
     """CPU threads a process; float sums depend on it, so it is part of the configuration and not of the machine."""
+    stall_minutes: PositiveFloat = 30.0
+    """A training or reference pass in which nothing moves for so long is ended, every rank's stack in the log."""
 
 
 class Config(Section):
@@ -258,6 +308,7 @@ class Config(Section):
     pairs: PairsConfig = PairsConfig()
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
+    precision: PrecisionConfig = PrecisionConfig()
     parallel: ParallelConfig = ParallelConfig()
     selection: SelectionConfig = SelectionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -269,7 +320,8 @@ class Config(Section):
         return self.runs / self.name
 
 
-# Keys that change how a result is computed but never the result: they may differ between two starts of one run.
+# Keys that change how a result is computed but not the result (layouts: beyond rounding, which is coarse in FP8): they
+# may differ between two starts of one run, so that training can go on at another layout.
 RESULT_NEUTRAL = frozenset(
     {
         "runs",
@@ -278,6 +330,22 @@ RESULT_NEUTRAL = frozenset(
         "generation.shard_prompts",
         "generation.max_empty_share",
         "generation.max_truncated_share",
+        "training.micro_batch_tokens",
+        "training.micro_batch_size",
+        "training.shared_prompt",
+        "training.recompute",
+        "training.log_prob_mib",
+        "training.optimizer_offload",
+        "training.save_every",
+        "training.keep_resume_points",
+        "parallel.tensor",
+        "parallel.sequence",
+        "parallel.context",
+        "parallel.pipeline",
+        "parallel.virtual_pipeline",
+        "parallel.data",
+        "selection.keep_last",
         "tracking.to",
+        "launch.stall_minutes",
     }
 )

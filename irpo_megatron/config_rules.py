@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from itertools import chain
 
 from irpo_megatron.config import Config
 from irpo_megatron.errors import UserError
@@ -14,7 +15,7 @@ def check_sections(config: Config) -> None:
     Raises:
         UserError: the first rule that is broken.
     """
-    for broken, seen, rule, remedy in _section_rules(config):
+    for broken, seen, rule, remedy in chain(_section_rules(config), _precision_rules(config)):
         if broken:
             raise UserError(seen, rule, remedy)
 
@@ -43,13 +44,26 @@ def _section_rules(config: Config) -> Iterator[tuple[bool, str, str, str]]:
         "a list of temperatures has one for each iteration",
         "lengthen the list or give one number",
     )
-    pairs_a_pass = training.micro_batch_size * parallel.data
+    micro_batch_size = "null" if training.micro_batch_size is None else training.micro_batch_size
+    pairs_a_pass = parallel.data * (training.micro_batch_size or 1)
     yield (
         training.global_batch_size % pairs_a_pass != 0,
-        f"training.global_batch_size = {training.global_batch_size}, training.micro_batch_size = "
-        f"{training.micro_batch_size}, parallel.data = {parallel.data}",
-        "the global batch is a multiple of micro-batch size x data-parallel size, in pairs",
+        f"training.global_batch_size = {training.global_batch_size}, training.micro_batch_size = {micro_batch_size}, "
+        f"parallel.data = {parallel.data}",
+        "the global batch, in pairs, is a multiple of the data-parallel size, times the micro-batch size if given",
         f"use a multiple of {pairs_a_pass}",
+    )
+    yield (
+        parallel.sequence and parallel.tensor == 1,
+        "parallel.sequence = true, parallel.tensor = 1",
+        "sequence parallelism cuts norms and residuals over the tensor-parallel ranks, so there must be several",
+        "set parallel.tensor above 1, or parallel.sequence=false",
+    )
+    yield (
+        parallel.virtual_pipeline > 1 and parallel.pipeline == 1,
+        f"parallel.virtual_pipeline = {parallel.virtual_pipeline}, parallel.pipeline = 1",
+        "an interleaved pipeline deals out groups of layers in turn to several pipeline stages",
+        "set parallel.pipeline above 1, or parallel.virtual_pipeline=1",
     )
     yield (
         training.min_learning_rate > training.learning_rate,
@@ -84,3 +98,34 @@ def _section_rules(config: Config) -> Iterator[tuple[bool, str, str, str]]:
             "hidden_size / heads is a whole even number (rotary embeddings), and kv_heads divides heads",
             "choose for example hidden_size=64 heads=4 kv_heads=4",
         )
+
+
+def _precision_rules(config: Config) -> Iterator[tuple[bool, str, str, str]]:
+    """As `_section_rules`, of the section `precision`."""
+    fp8 = config.precision.fp8
+    if fp8 is None:
+        return
+    yield (
+        config.precision.dtype != "bf16",
+        f"precision.dtype = {config.precision.dtype}, precision.fp8.recipe = {fp8.recipe}",
+        "FP8 matrix products take and give bf16",
+        "set precision.dtype=bf16, or precision.fp8=null",
+    )
+    kept = [f"{key} = {getattr(fp8, key)}" for key in ("first_layers_bf16", "last_layers_bf16") if getattr(fp8, key)]
+    yield (
+        fp8.recipe == "delayed" and bool(kept),
+        f"precision.fp8 has recipe = delayed, {', '.join(kept)}",
+        "recipe delayed keeps the maxima of all layers together, so no layer can be left out",
+        "choose recipe tensorwise, or keep no layers in bf16",
+    )
+    idle = [
+        f"{key} = {getattr(fp8, key)}"
+        for key in ("amax_history", "margin")
+        if getattr(fp8, key) != type(fp8).model_fields[key].default
+    ]
+    yield (
+        fp8.recipe != "delayed" and bool(idle),
+        f"precision.fp8 has recipe = {fp8.recipe}, {', '.join(idle)}",
+        "only recipe delayed looks back on maxima and has a margin",
+        "leave these keys out, or choose recipe delayed",
+    )

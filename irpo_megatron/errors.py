@@ -2,6 +2,7 @@
 
 `UserError` is for what the user can mend (a file, a key, a number): the command line prints it without a
 traceback and exits 2. `StageError` is for a stage whose process failed: exit 1, and the message names its log.
+`Interrupted` is no error: somebody asked for a stop, and the same command goes on: exit 75, which is EX_TEMPFAIL.
 Anything else is a defect of this package and keeps its traceback.
 """
 
@@ -20,3 +21,7 @@ class UserError(Exception):
 
 class StageError(Exception):
     """A stage's process failed; `str()` names the stage, its exit status and its log."""
+
+
+class Interrupted(Exception):
+    """Stopped on request with everything kept; `str()` says where: 'stopped after step 37 of 120'."""

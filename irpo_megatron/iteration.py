@@ -15,7 +15,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from irpo_megatron.artifacts import PROGRESS, read_json, read_manifest, step_name, step_of, write_json
+from irpo_megatron.artifacts import PROGRESS, is_pruned, prune, read_json, read_manifest, step_name, step_of, write_json
 from irpo_megatron.config import Config
 from irpo_megatron.config_file import load_config
 from irpo_megatron.console import Console
@@ -164,7 +164,7 @@ def compute_reference(run: RunDirectory, t: int) -> None:
 
 
 def train(run: RunDirectory, t: int) -> None:
-    """M_t from M_{t-1}; every candidate checkpoint is kept."""
+    """M_t from M_{t-1}; its candidate checkpoints are for `select` to choose among."""
     run.make(
         "train",
         t,
@@ -190,24 +190,48 @@ def select(run: RunDirectory, t: int) -> None:
     made_from = {"training": training, "problems": problems(run), "model": model_folder(run, 0)}
     reads: list[type[Request]] = [TrainRequest, JudgeRequest]
     with run.stage("select", t, run.stage_directory("select", t), reads=reads, inputs=made_from) as work:
-        if work is None:
-            return
-        if not (work / SELECTION).is_file():
-            _judge(run, t, sorted((training / "checkpoints").iterdir()), work)
-        shutil.rmtree(work / "candidates", ignore_errors=True)
-        if run.config.selection.retrain:
-            steps = read_json(work / SELECTION)["step"]
-            request = TrainRequest(
-                output=work / "retrained",
-                iteration=t,
-                run_dir=run.path,
-                retrain_steps=steps,
-                **_training_inputs(run, t),
-                **TrainRequest.config_values(run.config),
-            )
-            (work / "retrained").mkdir(exist_ok=True)
-            run.process("retrain", "irpo_megatron.training.stage", request, processes=run.config.parallel.world_size)
-            (work / "retrained" / PROGRESS).unlink(missing_ok=True)
+        if work is not None:
+            _choose(run, t, _candidates(training), work)
+    _drop_candidates(run, t)
+
+
+def _candidates(training: Path) -> list[Path]:
+    if is_pruned(training):
+        raise UserError(
+            f"{training} has lost candidates to an earlier choice among them",
+            "a choice is made among all candidates; selection.keep_last removes those that were not chosen",
+            f"delete {training} so that it is computed again",
+        )
+    return sorted((training / "checkpoints").iterdir())
+
+
+def _choose(run: RunDirectory, t: int, candidates: list[Path], work: Path) -> None:
+    """Write `selection.json` and, where asked for, `retrained/`."""
+    if not (work / SELECTION).is_file():
+        _judge(run, t, candidates, work)
+    shutil.rmtree(work / "candidates", ignore_errors=True)
+    if run.config.selection.retrain:
+        request = TrainRequest(
+            output=work / "retrained",
+            iteration=t,
+            run_dir=run.path,
+            retrain_steps=read_json(work / SELECTION)["step"],
+            **_training_inputs(run, t),
+            **TrainRequest.config_values(run.config),
+        )
+        (work / "retrained").mkdir(exist_ok=True)
+        run.process("retrain", "irpo_megatron.training.stage", request, processes=run.config.parallel.world_size)
+        (work / "retrained" / PROGRESS).unlink(missing_ok=True)
+
+
+def _drop_candidates(run: RunDirectory, t: int) -> None:
+    """Once one is chosen, the others go, but for the last few that are to be kept."""
+    keep = run.config.selection.keep_last
+    if keep is None:
+        return
+    chosen, training = megatron_checkpoint(run, t), run.stage_directory("train", t)
+    others = [path for path in sorted((training / "checkpoints").iterdir()) if path != chosen]
+    prune(training, [str(path.relative_to(training)) for path in others[: max(0, len(others) - keep)]])
 
 
 def _judge(run: RunDirectory, t: int, checkpoints: list[Path], work: Path) -> None:

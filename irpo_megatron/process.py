@@ -9,7 +9,6 @@ helper process, and a spawned process imports `__main__` again.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import importlib
 import logging
@@ -20,8 +19,9 @@ import typing
 from pathlib import Path
 from typing import NoReturn
 
-from irpo_megatron.artifacts import Json, read_json, write_json
-from irpo_megatron.errors import StageError, UserError
+from irpo_megatron.artifacts import read_json
+from irpo_megatron.errors import Interrupted, StageError, UserError
+from irpo_megatron.request_files import error_path, leave_error, working_on
 
 # Looked up at import: between fork and exec nothing may be loaded.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -32,37 +32,29 @@ def main(module_name: str, request_path: Path) -> int:
     """Import the stage, read its request, run it.
 
     Returns:
-        The exit status: 0, or 2 for a `UserError`. Any other exception goes on, so that its traceback is in the log.
-        What went wrong is also left beside the request, for the loop to pass on.
+        The exit status: 0, 2 for a `UserError`, or 75 for a stage that was asked to stop and has saved. Any other
+        exception goes on, so that its traceback is in the log. What happened is also left beside the request, for the
+        loop to pass on.
     """
     die_with_parent()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
     try:
         module = importlib.import_module(module_name)
         request_type = typing.get_type_hints(module.run)["request"]
-        module.run(request_type.model_validate(read_json(request_path)))
+        with working_on(request_path):
+            module.run(request_type.model_validate(read_json(request_path)))
     except UserError as error:
-        _leave(request_path, {"seen": error.seen, "rule": error.rule, "remedy": error.remedy})
+        leave_error(request_path, {"seen": error.seen, "rule": error.rule, "remedy": error.remedy})
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except Interrupted as stop:
+        leave_error(request_path, {"interrupted": str(stop)})
+        print(stop, file=sys.stderr)
+        return os.EX_TEMPFAIL
     except BaseException as error:  # torch's failures to load a checkpoint are no Exception
-        _leave(request_path, {"failure": f"{type(error).__name__}: {error}"})
+        leave_error(request_path, {"failure": f"{type(error).__name__}: {error}"})
         raise
     return 0
-
-
-def _leave(request_path: Path, what: Json) -> None:
-    """The first rank that fails says why; the others then only see it gone."""
-    mine = error_path(request_path).with_suffix(f".{os.getpid()}")
-    write_json(mine, what)
-    with contextlib.suppress(FileExistsError):
-        os.link(mine, error_path(request_path))
-    mine.unlink()
-
-
-def error_path(request_path: Path) -> Path:
-    """Where a stage's process leaves what went wrong."""
-    return request_path.with_suffix(".error.json")
 
 
 def raise_error_of(request_path: Path, *, stage: str, reason: str, log: Path) -> NoReturn:
@@ -70,12 +62,15 @@ def raise_error_of(request_path: Path, *, stage: str, reason: str, log: Path) ->
 
     Raises:
         UserError: the process said that this is what it was.
+        Interrupted: so it is with this one.
         StageError: otherwise; `reason` is how the process ended.
     """
     path = error_path(request_path)
     left = read_json(path) if path.is_file() else {}
     if "seen" in left:
         raise UserError(**left)
+    if "interrupted" in left:
+        raise Interrupted(f"{stage} {left['interrupted']}")
     why = f": {left['failure']}" if "failure" in left else ""
     raise StageError(f"{stage} {reason}{why}\n  log:    {log}")
 

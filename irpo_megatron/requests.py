@@ -22,6 +22,7 @@ from irpo_megatron.config import (
     ModelConfig,
     PairsConfig,
     ParallelConfig,
+    PrecisionConfig,
     ScoringConfig,
     Section,
     SelectionConfig,
@@ -115,6 +116,7 @@ class ReferenceRequest(Request):
     """log p_ref of every unique (prompt, completion) row of the pairs: shards of `ReferenceLogProb` rows."""
 
     training: TrainingConfig
+    precision: PrecisionConfig
     parallel: ParallelConfig
     launch: LaunchConfig
     pair_rows: Path
@@ -129,6 +131,7 @@ class TrainRequest(Request):
     method: Method
     loss: LossConfig
     training: TrainingConfig
+    precision: PrecisionConfig
     selection: SelectionConfig
     parallel: ParallelConfig
     tracking: TrackingConfig

@@ -24,10 +24,12 @@ from irpo_megatron.artifacts import (
     commit_stage,
     file_digest,
     flatten,
+    is_pruned,
     json_digest,
     manifest_digest,
     open_stage,
     partial_directory,
+    prune,
     read_json,
     read_manifest,
     read_progress,
@@ -196,6 +198,31 @@ def test_damage_to_a_committed_file_is_refused(tmp_path: Path, damage: str) -> N
     assert caught.value.seen == seen
     assert caught.value.rule == "its manifest says 17 bytes"  # {\n "text": "0"\n}\n
     assert caught.value.remedy == f"restore the file, or delete {directory} so that it is computed again"
+
+
+def test_what_is_pruned_is_gone_and_the_stage_stays_what_it_is(tmp_path: Path) -> None:
+    directory = tmp_path / "training"
+    make(directory, PLAN)
+    digest = manifest_digest(directory)
+    assert not is_pruned(directory)
+    prune(directory, ["sub"])
+    assert is_pruned(directory)
+    assert not (directory / "sub").exists()
+    assert manifest_digest(directory) == digest
+    assert "sub/b.json" in read_manifest(directory)["outputs"]
+    assert not make(directory, PLAN), "the stage is still made"
+    (directory / "a.json").unlink()
+    with pytest.raises(UserError, match=r"a\.json is missing"):
+        open_stage(directory, PLAN)
+
+
+def test_pruning_that_was_killed_is_finished_by_the_next(tmp_path: Path) -> None:
+    directory = tmp_path / "training"
+    make(directory, PLAN)
+    manifest = read_manifest(directory)
+    write_json(directory / "manifest.json", {**manifest, "pruned": ["sub"]})  # killed before anything was removed
+    prune(directory, [])
+    assert not (directory / "sub").exists()
 
 
 def test_a_directory_that_nobody_committed_is_refused(tmp_path: Path) -> None:

@@ -544,8 +544,26 @@ def test_validate_names_its_file() -> None:
         (
             ["training.global_batch_size=10", "training.micro_batch_size=2", "parallel.data=2"],
             "training.global_batch_size = 10, training.micro_batch_size = 2, parallel.data = 2",
-            "the global batch is a multiple of micro-batch size x data-parallel size, in pairs",
+            "the global batch, in pairs, is a multiple of the data-parallel size, times the micro-batch size if given",
             "use a multiple of 4",
+        ),
+        (
+            ["training.global_batch_size=10", "parallel.data=4"],
+            "training.global_batch_size = 10, training.micro_batch_size = null, parallel.data = 4",
+            "the global batch, in pairs, is a multiple of the data-parallel size, times the micro-batch size if given",
+            "use a multiple of 4",
+        ),
+        (
+            ["parallel.sequence=true", "parallel.context=2"],
+            "parallel.sequence = true, parallel.tensor = 1",
+            "sequence parallelism cuts norms and residuals over the tensor-parallel ranks, so there must be several",
+            "set parallel.tensor above 1, or parallel.sequence=false",
+        ),
+        (
+            ["parallel.virtual_pipeline=3"],
+            "parallel.virtual_pipeline = 3, parallel.pipeline = 1",
+            "an interleaved pipeline deals out groups of layers in turn to several pipeline stages",
+            "set parallel.pipeline above 1, or parallel.virtual_pipeline=1",
         ),
         (
             ["training.learning_rate=1e-4", "training.min_learning_rate=1e-3"],
@@ -576,6 +594,36 @@ def test_validate_names_its_file() -> None:
             "method = sft, iterations = 4",
             "gold solutions do not change between iterations: more of the same training is training.epochs",
             "set iterations=1",
+        ),
+        (
+            ["precision.fp8.recipe=tensorwise"],
+            "precision.dtype = fp32, precision.fp8.recipe = tensorwise",
+            "FP8 matrix products take and give bf16",
+            "set precision.dtype=bf16, or precision.fp8=null",
+        ),
+        (
+            [
+                "precision.dtype=bf16",
+                "precision.fp8.recipe=delayed",
+                "precision.fp8.first_layers_bf16=1",
+                "precision.fp8.last_layers_bf16=2",
+            ],
+            "precision.fp8 has recipe = delayed, first_layers_bf16 = 1, last_layers_bf16 = 2",
+            "recipe delayed keeps the maxima of all layers together, so no layer can be left out",
+            "choose recipe tensorwise, or keep no layers in bf16",
+        ),
+        *(
+            (
+                ["precision.dtype=bf16", f"precision.fp8.recipe={recipe}", f"precision.fp8.{key}={value}"],
+                f"precision.fp8 has recipe = {recipe}, {key} = {value}",
+                "only recipe delayed looks back on maxima and has a margin",
+                "leave these keys out, or choose recipe delayed",
+            )
+            for recipe, key, value in [
+                ("tensorwise", "amax_history", 16),
+                ("blockwise", "margin", 1),
+                ("mxfp8", "amax_history", 1),
+            ]
         ),
         *(
             (
@@ -609,11 +657,19 @@ def test_rule_between_keys(file: Path, overrides: list[str], seen: str, rule: st
         ["generation.temperature=[0.8,0.8,1.3,1.3]"],
         ["generation.temperature=[0.8,0.8,1.3,1.3,1.3]"],
         ["training.global_batch_size=12", "training.micro_batch_size=3", "parallel.data=4"],
+        ["training.global_batch_size=12", "parallel.data=4"],
+        ["parallel.sequence=true", "parallel.tensor=2"],
+        ["parallel.virtual_pipeline=2", "parallel.pipeline=2"],
+        ["parallel.tensor=2", "parallel.context=3", "parallel.pipeline=5"],
         ["training.min_learning_rate=7e-7"],
         ["selection.held_out=0", "selection.candidates=1"],
         ["selection.held_out=0.1", "selection.retrain=true"],
         ["evaluation.samples=0"],  # pass@k is left out, whatever pass_at says
         ["evaluation.samples=5", "evaluation.pass_at=[5]"],
+        ["precision.dtype=bf16"],
+        ["precision.dtype=bf16", "precision.fp8={recipe: delayed, amax_history: 16, margin: 1}"],
+        ["precision.dtype=bf16", "precision.fp8={recipe: tensorwise, first_layers_bf16: 1, last_layers_bf16: 2}"],
+        ["precision.dtype=bf16", "precision.fp8={recipe: mxfp8, format: e4m3, amax_history: 1024}"],
         ["model.path=null", "model.recipe=r.yaml"],
         ["model.path=null", "model.random={tokenizer: {kind: characters}, hidden_size: 8, heads: 4, kv_heads: 2}"],
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,8 +15,9 @@ from pydantic import ValidationError
 from irpo_megatron import process
 from irpo_megatron.artifacts import read_json, write_json
 from irpo_megatron.environment import describe_environment
-from irpo_megatron.errors import StageError, UserError
-from irpo_megatron.process import error_path, raise_error_of
+from irpo_megatron.errors import Interrupted, StageError, UserError
+from irpo_megatron.process import raise_error_of
+from irpo_megatron.request_files import current_request, error_path
 from irpo_megatron.requests import Request, ScoreRequest
 
 
@@ -33,13 +35,15 @@ def no_death_with_parent(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def seen(monkeypatch: pytest.MonkeyPatch) -> list[CountRequest]:
-    """The requests that the module `fake_stage` was run with; a count of 13 is a mistake of the user's."""
+    """The requests that the module `fake_stage` was run with; 13 is a mistake of the user's, 37 a stop."""
     seen: list[CountRequest] = []
 
     def run(request: CountRequest) -> None:
         seen.append(request)
         if request.count == 13:
             raise UserError("count = 13", "no count is 13", "count again")
+        if request.count == 37:
+            raise Interrupted("stopped after step 37 of 120")
         if request.count < 0:
             raise ZeroDivisionError("a defect")
 
@@ -57,7 +61,7 @@ def write_request(folder: Path, **fields: object) -> Path:
 
 def left_behind(path: Path) -> Exception:
     """What the loop raises for a process that has failed."""
-    with pytest.raises((UserError, StageError)) as caught:
+    with pytest.raises((UserError, StageError, Interrupted)) as caught:
         raise_error_of(path, stage="train", reason="exited with status 1", log=Path("train.log"))
     return caught.value
 
@@ -174,3 +178,33 @@ def test_the_first_rank_that_fails_says_why(tmp_path: Path, seen: list[CountRequ
     assert isinstance(error, UserError)
     assert error.seen == "count = 13"
     assert sorted(tmp_path.glob("*.error*")) == [error_path(path)]
+
+
+def test_a_stage_that_was_asked_to_stop(
+    tmp_path: Path, seen: list[CountRequest], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = write_request(tmp_path, count=37)
+    assert process.main("fake_stage", path) == os.EX_TEMPFAIL == 75
+    # A rank that then sees the others gone does not make a failure of it.
+    with pytest.raises(ZeroDivisionError):
+        process.main("fake_stage", write_request(tmp_path, count=-1))
+    assert read_json(error_path(path)) == {"interrupted": "stopped after step 37 of 120"}
+    error = left_behind(path)
+    assert isinstance(error, Interrupted)
+    assert str(error) == "train stopped after step 37 of 120"
+    assert capsys.readouterr().err == "stopped after step 37 of 120\n"
+
+
+def test_a_stage_can_look_up_its_request(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[Path | None] = []
+
+    def run(request: CountRequest) -> None:
+        found.append(current_request())
+
+    module = ModuleType("curious_stage")
+    module.run = run  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "curious_stage", module)
+    path = write_request(tmp_path)
+    assert process.main("curious_stage", path) == 0
+    assert found == [path]
+    assert current_request() is None

@@ -129,10 +129,10 @@ def test_recorded_config() -> None:
 
 def test_what_cannot_change_a_result_is_not_recorded() -> None:
     recorded = GenerateRequest.recorded_config(config()) | TrainRequest.recorded_config(config())
-    assert {"generation.samples", "generation.stop", "launch.threads", "parallel.data"} <= recorded.keys()
-    assert (
-        not {"generation.batch_size", "generation.shard_prompts", "tracking.to", "runs", "iterations"} & recorded.keys()
-    )
+    assert {"generation.samples", "generation.stop", "launch.threads", "precision.dtype"} <= recorded.keys()
+    neutral = {"generation.batch_size", "generation.shard_prompts", "tracking.to", "runs", "iterations"}
+    layout = {"parallel.data", "parallel.context", "training.micro_batch_size", "training.shared_prompt"}
+    assert not (neutral | layout) & recorded.keys()
 
 
 # Another valid value for every key of the tree.
@@ -150,6 +150,10 @@ CHANGES: dict[str, Any] = {
     "generation.stop": ["."],
     "generation.top_p": 0.5,
     "scoring.grading": "strict",
+    "training.shared_prompt": False,
+    "training.recompute": "full",
+    "precision.dtype": "bf16",
+    "precision.fp8": {"recipe": "blockwise"},
     "training.schedule": "cosine",
     "selection.held_out": 7,
     "evaluation.pass_at": [1],
@@ -194,5 +198,5 @@ def test_every_section_is_read_by_a_stage() -> None:
         if isinstance(field.annotation, type) and not isinstance(field.annotation, types.GenericAlias)
         if issubclass(field.annotation, Section)
     }
-    assert len(sections) == 12
+    assert len(sections) == 13
     assert sections <= read

@@ -17,9 +17,9 @@ from irpo_megatron.config import ParallelConfig
 from irpo_megatron.conversion.llama import table
 from irpo_megatron.conversion.verify import require_same_logits
 from irpo_megatron.engine.architecture import Architecture
-from irpo_megatron.engine.checkpoint import read_config
+from irpo_megatron.engine.checkpoint import read_config, stored_dtype
 from irpo_megatron.engine.loading import load_policy
-from irpo_megatron.engine.parallel import parallel_world
+from irpo_megatron.engine.parallel import Place, parallel_world
 from irpo_megatron.requests import ExportRequest
 
 SHARD_BYTES = 5_000_000_000
@@ -38,36 +38,37 @@ CARRIED_ALONG = (
 def run(request: ExportRequest) -> None:
     """Write one folder a checkpoint; those that a killed attempt finished are kept."""
     progress = ProgressWriter(request.output, total=len(request.checkpoints), unit="checkpoints")
-    with parallel_world(ParallelConfig(), threads=request.launch.threads):
+    with parallel_world(ParallelConfig(), threads=request.launch.threads) as place:
         for name, checkpoint in request.checkpoints.items():
             folder = request.output / name
             if folder == request.output:
-                export(checkpoint, folder, request.model_folder)
+                export(checkpoint, folder, request.model_folder, place)
             elif not folder.exists():
                 partial = partial_directory(folder)
                 shutil.rmtree(partial, ignore_errors=True)  # of an attempt that was killed
                 partial.mkdir(parents=True)
-                export(checkpoint, partial, request.model_folder)
+                export(checkpoint, partial, request.model_folder, place)
                 partial.rename(folder)
             progress.advance(1)
 
 
-def export(checkpoint: Path, folder: Path, base: Path) -> None:
+def export(checkpoint: Path, folder: Path, base: Path, place: Place) -> None:
     """Write a checkpoint's weights into `folder`, with what goes along from `base`, and judge the folder by logits.
 
     Raises:
         RuntimeError: the folder, loaded by transformers, computes other logits than the checkpoint.
     """
-    model, architecture = load_policy(checkpoint)
-    write_weights(folder, dict(hugging_face_tensors(model, architecture)))
+    (model,), architecture = load_policy(checkpoint, place)
+    # Computed and compared in fp32, written as they were trained, whatever the base model was stored in.
+    dtype = stored_dtype(checkpoint)
+    write_weights(folder, {name: tensor.to(dtype) for name, tensor in hugging_face_tensors(model, architecture)})
     config = read_config(checkpoint)
-    # The weights are written as they were trained, in fp32, whatever the base model was stored in.
     dtype_key = "dtype" if "dtype" in config else "torch_dtype"
-    write_json(folder / "config.json", {**config, dtype_key: "float32"})
+    write_json(folder / "config.json", {**config, dtype_key: str(dtype).removeprefix("torch.")})
     for name in CARRIED_ALONG:
         if (base / name).is_file():
             shutil.copyfile(base / name, folder / name)
-    require_same_logits(model, architecture, folder)
+    require_same_logits(model, architecture, folder, place)
 
 
 def hugging_face_tensors(model: torch.nn.Module, architecture: Architecture) -> Iterator[tuple[str, torch.Tensor]]:

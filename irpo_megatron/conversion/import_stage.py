@@ -15,7 +15,7 @@ from irpo_megatron.config import ParallelConfig
 from irpo_megatron.conversion.llama import COMPUTED_SUFFIXES, table
 from irpo_megatron.conversion.verify import require_same_logits
 from irpo_megatron.engine.architecture import Architecture, read_architecture
-from irpo_megatron.engine.checkpoint import save_model
+from irpo_megatron.engine.checkpoint import CheckpointWriter
 from irpo_megatron.engine.model import build_model
 from irpo_megatron.engine.parallel import parallel_world
 from irpo_megatron.errors import UserError
@@ -31,11 +31,11 @@ def run(request: ImportRequest) -> None:
     """
     folder = open_model_folder(request.model_folder)
     architecture = read_architecture(folder.config)
-    with parallel_world(ParallelConfig(), threads=request.launch.threads):
-        model = build_model(architecture)
+    with parallel_world(ParallelConfig(), threads=request.launch.threads) as place:
+        (model,) = build_model(architecture, place)
         load_hugging_face(model, architecture, folder, request.output)
-        require_same_logits(model, architecture, folder.path)
-        save_model(request.output / step_name(0), model, folder.config)
+        require_same_logits(model, architecture, folder.path, place)
+        CheckpointWriter(asynchronous=False).save_model(request.output / step_name(0), [model], folder.config)
 
 
 def load_hugging_face(model: torch.nn.Module, architecture: Architecture, folder: ModelFolder, output: Path) -> None:

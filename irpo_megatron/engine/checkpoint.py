@@ -7,49 +7,119 @@ from __future__ import annotations
 
 import pickle
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
+import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
-from megatron.core.models.gpt import GPTModel
+from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 
 from irpo_megatron.artifacts import Json, partial_directory, read_json, write_json
 from irpo_megatron.engine.optimizer import Optimizer
+from irpo_megatron.engine.policy import Policy
 from irpo_megatron.errors import UserError
 
 STATE = "state"
 CONFIG = "config.json"
+TRAINING = "training.json"
+_EXTRA_STATE = "_extra_state"
 
 
-def save_model(directory: Path, model: GPTModel, config: Json) -> None:
-    """Write the weights, and the Hugging Face configuration that describes them."""
-    _save(directory, {"model": model.sharded_state_dict()}, config)
+class CheckpointWriter:
+    """Writes checkpoints; on CUDA while training goes on, one at a time.
+
+    Its methods are collective: every rank calls them, in the same order.
+    """
+
+    def __init__(self, *, asynchronous: bool) -> None:
+        """`asynchronous`: copy to CPU memory, return, and write from a process of its own."""
+        self._queue = AsyncCallsQueue() if asynchronous else None
+
+    def save_model(self, directory: Path, model: Sequence[Policy], config: Json) -> None:
+        """Write the weights, and the Hugging Face configuration that describes them."""
+        self._save(directory, _model_state(model), {CONFIG: config})
+
+    def save_training(
+        self,
+        directory: Path,
+        model: Sequence[Policy],
+        optimizer: Optimizer,
+        files: Mapping[str, Json],
+        *,
+        then: Callable[[], None],
+    ) -> None:
+        """Write all that training needs to go on exactly: weights, AdamW's moments, the schedule.
+
+        Args:
+            files: JSON objects to write beside it, by name.
+            then: Called on rank 0 once the checkpoint is there.
+        """
+        state = _model_state(model)
+        self._save(directory, {**state, **optimizer.sharded_state(state, is_loading=False)}, files, then=then)
+
+    def look(self) -> None:
+        """Publish what has been written meanwhile."""
+        if self._queue is not None:
+            self._queue.maybe_finalize_async_calls(blocking=False)
+
+    def finish(self) -> None:
+        """Wait until everything is written and published."""
+        if self._queue is not None:
+            self._queue.maybe_finalize_async_calls(blocking=True)
+
+    def _save(
+        self,
+        directory: Path,
+        state: dict[str, Any],
+        files: Mapping[str, Json],
+        *,
+        then: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.finish()
+        partial, replaced = partial_directory(directory), directory.with_name(f"{directory.name}.replaced")
+
+        def prepare() -> None:
+            for leftover in (partial, replaced):  # of a writer that was killed
+                shutil.rmtree(leftover, ignore_errors=True)
+            (partial / STATE).mkdir(parents=True)
+            for name, value in files.items():
+                write_json(partial / name, value)
+
+        def publish() -> None:
+            # A stage that was killed after it had saved this step comes by again: never is a half-deleted folder in
+            # sight.
+            if directory.exists():
+                directory.rename(replaced)
+            partial.rename(directory)
+            shutil.rmtree(replaced, ignore_errors=True)
+            then()
+
+        _on_main_rank(prepare)
+        request = dist_checkpointing.save(state, str(partial / STATE), async_sharded_save=self._queue is not None)
+        if self._queue is None:
+            _on_main_rank(publish)
+        else:
+            request.add_finalize_fn(lambda: _on_main_rank(publish))
+            self._queue.schedule_async_request(request)
 
 
-def load_model(directory: Path, model: GPTModel) -> None:
+def load_model(directory: Path, model: Sequence[Policy]) -> None:
     """Read the weights, whatever layout wrote them.
 
     Raises:
         UserError: the folder is incomplete or its metadata is not a checkpoint's.
     """
-    state = _load(directory, {"model": model.sharded_state_dict()})
-    model.load_state_dict(state["model"])
+    _fill_model(model, _load(directory, _model_state(model)))
 
 
-def save_training(directory: Path, model: GPTModel, optimizer: Optimizer, config: Json) -> None:
-    """Write all that training needs to go on exactly: weights, AdamW's moments, the schedule."""
-    model_state = model.sharded_state_dict()
-    _save(directory, {"model": model_state, **optimizer.sharded_state(model_state, is_loading=False)}, config)
-
-
-def load_training(directory: Path, model: GPTModel, optimizer: Optimizer) -> None:
-    """Go on from what `save_training` wrote."""
-    model_state = model.sharded_state_dict()
-    state = _load(directory, {"model": model_state, **optimizer.sharded_state(model_state, is_loading=True)})
-    model.load_state_dict(state["model"])
-    optimizer.load_state(state)
+def load_training(directory: Path, model: Sequence[Policy], optimizer: Optimizer) -> None:
+    """Go on from what `save_training` wrote, at this layout or another."""
+    state = _model_state(model)
+    loaded = _load(directory, {**state, **optimizer.sharded_state(state, is_loading=True)})
+    _fill_model(model, loaded)
+    optimizer.load_state(loaded)
 
 
 def read_config(directory: Path) -> Json:
@@ -57,25 +127,33 @@ def read_config(directory: Path) -> Json:
     return read_json(directory / CONFIG)
 
 
-def _save(directory: Path, state: dict[str, Any], config: Json) -> None:
-    partial, replaced = partial_directory(directory), directory.with_name(f"{directory.name}.replaced")
+def stored_dtype(directory: Path) -> torch.dtype:
+    """What a checkpoint's weights are stored in: what they were trained in."""
+    metadata = _read_metadata(directory / STATE / ".metadata")
+    dtypes = {entry.properties.dtype for entry in metadata.state_dict_metadata.values() if hasattr(entry, "properties")}
+    assert len(dtypes) == 1, f"{directory} holds weights of several types: {dtypes}"
+    return cast(torch.dtype, dtypes.pop())
 
-    def prepare() -> None:
-        for leftover in (partial, replaced):  # of a writer that was killed
-            shutil.rmtree(leftover, ignore_errors=True)
-        (partial / STATE).mkdir(parents=True)
-        write_json(partial / CONFIG, config)
 
-    def publish() -> None:
-        # A stage that was killed after it had saved this step comes by again: never is a half-deleted folder in sight.
-        if directory.exists():
-            directory.rename(replaced)
-        partial.rename(directory)
-        shutil.rmtree(replaced, ignore_errors=True)
+def _model_state(model: Sequence[Policy]) -> dict[str, Any]:
+    """One entry a group of layers; the names of the tensors within do not depend on the grouping.
 
-    _on_main_rank(prepare)
-    dist_checkpointing.save(state, str(partial / STATE))
-    _on_main_rank(publish)
+    Transformer Engine's extra states are left out. They are pickles, which a checkpoint must not hold, and nothing but
+    the scales of FP8 (of recipe `delayed` their history), which the first steps find again.
+    """
+    return {
+        f"model{number}": {
+            name: tensor for name, tensor in chunk.sharded_state_dict().items() if not name.endswith(_EXTRA_STATE)
+        }
+        for number, chunk in enumerate(model)
+    }
+
+
+def _fill_model(model: Sequence[Policy], state: dict[str, Any]) -> None:
+    for number, chunk in enumerate(model):
+        found = chunk.load_state_dict(state[f"model{number}"], strict=False)
+        strays = [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.endswith(_EXTRA_STATE)]
+        assert not strays, f"model and checkpoint do not both have {strays}"
 
 
 def _load(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
@@ -86,7 +164,7 @@ def _load(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
             "a checkpoint has config.json and state/ with its metadata",
             "delete the stage's directory so that it is computed again",
         )
-    _refuse_foreign_pickle(metadata)
+    _read_metadata(metadata)
     loaded: dict[str, Any] = dist_checkpointing.load(state, str(directory / STATE))
     return loaded
 
@@ -141,11 +219,15 @@ class _MetadataUnpickler(pickle.Unpickler):
         return super().find_class(module, name)
 
 
-def _refuse_foreign_pickle(path: Path) -> None:
-    """torch unpickles a checkpoint's metadata without restriction, so it is read once under restriction first."""
+def _read_metadata(path: Path) -> Any:
+    """torch unpickles a checkpoint's metadata without restriction, so it is read once under restriction first.
+
+    Raises:
+        UserError: it refers to anything that torch's checkpoint format does not know.
+    """
     try:
         with path.open("rb") as file:
-            _MetadataUnpickler(file).load()
+            return _MetadataUnpickler(file).load()
     except Exception as error:  # a pickle can fail in any way
         raise UserError(
             f"{path}: {error}",

@@ -15,8 +15,10 @@ from typing import Any
 
 import torch
 from megatron.core import utils
+from megatron.core.distributed import param_and_grad_buffer
 from megatron.core.optimizer import clip_grads, optimizer
 from megatron.core.pipeline_parallel import schedules
+from megatron.core.tensor_parallel import random
 from megatron.core.tensor_parallel.random import CudaRNGStatesTracker
 
 _CPU = torch.device("cpu")
@@ -33,6 +35,7 @@ def answer_for_cuda() -> None:
     _answer_device_questions()
     _answer_random_state_questions()
     _answer_type_questions()
+    _leave_out_collectives_of_one()
 
 
 class _TorchOnCpu(types.ModuleType):
@@ -78,6 +81,9 @@ def _answer_random_state_questions() -> None:
         yield
 
     CudaRNGStatesTracker.fork = fork
+    # Recomputed activations want the states of then back.
+    random._get_cuda_rng_state = lambda *args, **kwargs: torch.empty(0)
+    random._set_cuda_rng_state = lambda *args, **kwargs: None
 
 
 def _answer_type_questions() -> None:
@@ -89,3 +95,20 @@ def _answer_type_questions() -> None:
         return answer.replace("torch.", "torch.cuda.", 1) if isinstance(answer, str) else answer
 
     torch.Tensor.type = type_name  # type: ignore[method-assign, assignment]
+
+
+def _leave_out_collectives_of_one() -> None:
+    """A data-parallel group of one: Gloo would copy all gradients and all weights onto themselves, twice."""
+    for name in ("dist_reduce_scatter_func", "dist_all_gather_func"):
+        setattr(param_and_grad_buffer, name, _unless_alone(getattr(param_and_grad_buffer, name)))
+
+
+def _unless_alone(collective: Callable[..., Any]) -> Callable[..., Any]:
+    @functools.wraps(collective)
+    def communicate(output: torch.Tensor, source: torch.Tensor, *, group: Any, **options: Any) -> Any:
+        # The buffers' collectives work in place: where a rank's part is everything, it is where it should be.
+        if group.size() == 1 and output.data_ptr() == source.data_ptr():
+            return None
+        return collective(output, source, group=group, **options)
+
+    return communicate

@@ -5,14 +5,17 @@ from __future__ import annotations
 import importlib
 
 from irpo_megatron.errors import UserError
+from irpo_megatron.nvidia_packages import INSTALL_TRANSFORMER_ENGINE, refuse_other_apex
 
 
 def import_megatron() -> None:
     """Import Megatron-Core and what its checkpoints need.
 
     Raises:
-        UserError: Megatron-Core or psutil is missing, or an installed Transformer Engine is broken.
+        UserError: Megatron-Core or psutil is missing, an installed Transformer Engine is broken, or another package
+            has the name of NVIDIA's apex.
     """
+    refuse_other_apex()
     try:
         importlib.import_module("megatron.core")
     except ImportError as error:
@@ -21,13 +24,15 @@ def import_megatron() -> None:
             "training, reference and conversion run on Megatron-Core",
             'pip install "irpo-megatron[train]"',
         ) from error
-    except RuntimeError as error:
-        # Megatron-Core guards its import of Transformer Engine against ImportError only; a Transformer Engine without
-        # its CUDA libraries raises RuntimeError instead and takes Megatron-Core down with it.
+    except (RuntimeError, OSError, AssertionError) as error:
+        # Megatron-Core guards its import of Transformer Engine against ImportError only. A Transformer Engine without
+        # its CUDA libraries raises RuntimeError, without its torch extension FileNotFoundError, with one of another
+        # version AssertionError, and takes Megatron-Core down with it.
         raise UserError(
             f"import megatron.core: {error}",
             "an installed Transformer Engine must be able to load its CUDA libraries",
-            "without CUDA: pip uninstall transformer-engine transformer-engine-cu12 transformer-engine-cu13",
+            f"with CUDA: {INSTALL_TRANSFORMER_ENGINE}; without: pip uninstall transformer-engine "
+            "transformer-engine-cu12 transformer-engine-cu13 transformer-engine-torch",
         ) from error
     try:
         importlib.import_module("psutil")

@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from megatron.core.distributed import DistributedDataParallel, DistributedDataParallelConfig
 from megatron.core.distributed.finalize_model_grads import finalize_model_grads
-from megatron.core.models.gpt import GPTModel
 from megatron.core.optimizer import OptimizerConfig, get_megatron_optimizer
 from megatron.core.optimizer.clip_grads import clip_grad_by_total_norm_fp32
 from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from irpo_megatron.config import TrainingConfig
+from irpo_megatron.engine import torch_adam
+from irpo_megatron.engine.model import as_computed
+from irpo_megatron.engine.parallel import Place
+from irpo_megatron.engine.policy import Policy
+from irpo_megatron.engine.precision import optimizer_fields
+from irpo_megatron.errors import UserError
+
+# AdamW's state is saved like the weights that it belongs to, so that any layout can go on from it.
+_RESHARDABLE = {"distrib_optim_sharding_type": "fully_reshardable"}
 
 
 class NonFiniteGradient(RuntimeError):
@@ -23,15 +32,52 @@ class NonFiniteGradient(RuntimeError):
 class Optimizer:
     """The wrapped model, its AdamW and its learning-rate schedule.
 
+    Main weights and AdamW's moments are fp32 and cut over the data- and context-parallel ranks.
+
     Attributes:
-        model: The data-parallel wrapper to run forward and backward.
+        model: The data-parallel wrappers of this rank's groups of layers, to run forward and backward.
     """
 
-    def __init__(self, model: GPTModel, training: TrainingConfig, *, steps: int) -> None:
-        """Wrap `model` for training of `steps` optimizer steps."""
-        self.model = DistributedDataParallel(model.config, DistributedDataParallelConfig(), model)
-        model.config.no_sync_func = self.model.no_sync
-        model.config.finalize_model_grads_func = sum_gradients
+    def __init__(self, model: Sequence[Policy], training: TrainingConfig, place: Place, *, steps: int) -> None:
+        """Wrap `model` for training of `steps` optimizer steps.
+
+        Raises:
+            UserError: AdamW is to be offloaded to the CPU, and there is nothing else.
+        """
+        on_cuda = place.device.type == "cuda"
+        if training.optimizer_offload and not on_cuda:
+            raise UserError(
+                f"training.optimizer_offload = {training.optimizer_offload}, and there is no CUDA device",
+                "the optimizer is offloaded from GPU memory to CPU memory",
+                "set training.optimizer_offload=0",
+            )
+        distributed = DistributedDataParallelConfig(
+            use_distributed_optimizer=True,
+            # Hidden behind computation where there are streams to do so; elsewhere it would only be out of order.
+            overlap_grad_reduce=on_cuda,
+            overlap_param_gather=on_cuda,
+            grad_reduce_in_fp32=True,
+        )
+        self.model = [
+            DistributedDataParallel(
+                chunk.config,
+                distributed,
+                as_computed(chunk),
+                # Gradients of the later groups of layers come first, those of the first group last of all.
+                disable_bucketing=number > 0,
+            )
+            for number, chunk in enumerate(model)
+        ]
+        config = model[0].config
+        config.finalize_model_grads_func = sum_gradients
+        config.no_sync_func = [wrapped.no_sync for wrapped in self.model]
+        if on_cuda:
+            config.grad_sync_func = [wrapped.start_grad_sync for wrapped in self.model]
+            config.param_sync_func = [wrapped.start_param_sync for wrapped in self.model]
+        if len(self.model) == 1:  # Megatron-Core wants no lists where the pipeline is not interleaved
+            for name in ("no_sync_func", "grad_sync_func", "param_sync_func"):
+                functions = getattr(config, name)
+                setattr(config, name, functions and functions[0])
         self._clip = training.clip_gradient
         self._adam = get_megatron_optimizer(
             OptimizerConfig(
@@ -43,10 +89,16 @@ class Optimizer:
                 adam_beta2=training.adam_beta2,
                 adam_eps=training.adam_epsilon,
                 clip_grad=training.clip_gradient,
-                params_dtype=torch.float32,
+                use_distributed_optimizer=True,
+                overlap_param_gather=on_cuda,
+                optimizer_cpu_offload=training.optimizer_offload > 0,
+                optimizer_offload_fraction=training.optimizer_offload,
+                **optimizer_fields(place.precision),
             ),
-            [self.model],
+            self.model,
         )
+        self._on_cuda = on_cuda
+        self._fuse()
         self._schedule = OptimizerParamScheduler(
             self._adam,
             init_lr=0.0,
@@ -64,7 +116,8 @@ class Optimizer:
         )
 
     def zero_gradients(self) -> None:
-        self.model.zero_grad_buffer()
+        for wrapped in self.model:
+            wrapped.zero_grad_buffer()
         self._adam.zero_grad()
 
     def step(self) -> tuple[float, float]:
@@ -76,35 +129,49 @@ class Optimizer:
         Raises:
             NonFiniteGradient: before anything is updated.
         """
-        self._schedule.step(increment=1)
         self._adam.prepare_grads()
         norm = float(self._adam.get_grad_norm())
         if not math.isfinite(norm):
             raise NonFiniteGradient(f"gradient norm is {norm}")
+        self._schedule.step(increment=1)
         if self._clip > 0:
             for part in self._adam.chained_optimizers:
                 clip_grad_by_total_norm_fp32(part.get_parameters(), max_norm=self._clip, total_norm=norm)
         self._adam.step_with_ready_grads()
         return norm, float(self._adam.param_groups[0]["lr"])
 
+    def gather_weights(self) -> None:
+        """Let every rank have every updated weight, where that would otherwise happen during the next forward pass."""
+        for wrapped in self.model:
+            if wrapped.ddp_config.overlap_param_gather:
+                wrapped.start_param_sync(force_sync=True)
+
     def sharded_state(self, model_state: dict[str, Any], *, is_loading: bool) -> dict[str, Any]:
         """AdamW's and the schedule's state, for a distributed checkpoint."""
+        if is_loading:
+            torch_adam.make_room(self._adam)
         return {
-            "optimizer": self._adam.sharded_state_dict(model_state, is_loading=is_loading),
+            "optimizer": self._adam.sharded_state_dict(model_state, is_loading=is_loading, metadata=_RESHARDABLE),
             "schedule": self._schedule.state_dict(),
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over what `sharded_state` saved."""
-        self._adam.load_state_dict(state["optimizer"])
+        torch_adam.load_state(self._adam, state["optimizer"])
         self._schedule.load_state_dict(state["schedule"])
+        self._fuse()
+
+    def _fuse(self) -> None:
+        """Let torch's AdamW go through memory once a step on a CPU too, as NVIDIA's does on a GPU."""
+        for group in self._adam.param_groups:
+            group["fused"] = not self._on_cuda
 
 
 def sum_gradients(model: list[torch.nn.Module], num_tokens: torch.Tensor | None, **groups: Any) -> None:
     """The one place where gradients meet a scale, and the scale is 1.
 
     A loss here is a sum over pairs, already divided by the pairs of the global batch. `calculate_per_token_loss` keeps
-    Megatron from averaging over micro-batches and data-parallel ranks; leaving out its token count keeps it from
-    dividing by that. What remains is the sum over micro-batches and ranks, which is the gradient of equation 1.
+    Megatron from averaging over micro-batches, data-parallel and context-parallel ranks; leaving out its token count
+    keeps it from dividing by that. What remains is the sum over micro-batches and ranks, the gradient of equation 1.
     """
     finalize_model_grads(model, None, **groups)

@@ -1,39 +1,87 @@
-"""Process groups: who this process is among tensor, pipeline and data parallelism."""
+"""Process groups: who this process is among tensor, context, pipeline and data parallelism."""
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 
 import torch
 import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
-from irpo_megatron.config import ParallelConfig
+from irpo_megatron.config import ParallelConfig, PrecisionConfig
 from irpo_megatron.engine.cpu import answer_for_cuda
+from irpo_megatron.engine.precision import check_precision, uses_transformer_engine
+
+# FP8 matrix products want both dimensions in whole blocks.
+_FP8_TOKENS = 32
 
 
 @dataclass(frozen=True, kw_only=True)
 class Place:
     """Where this process stands in the layout, and the groups that the method needs by name."""
 
+    layout: ParallelConfig
+    precision: PrecisionConfig
     rank: int
     data_rank: int
-    data_size: int
+    context_rank: int
     is_last_stage: bool
     """It holds the output layer, so losses and log-probs exist here."""
     holds_results: bool
-    """Of the processes that computed the same losses (tensor parallel), the one that speaks for them."""
+    """Of the processes that computed the same losses (tensor and context parallel), the one that speaks for them."""
     tensor_group: dist.ProcessGroup
+    context_group: dist.ProcessGroup
     device: torch.device
+    transformer_engine: bool
+    """Its layers are in use, rather than the project's own on plain torch."""
 
     @property
     def is_main(self) -> bool:
         """Rank 0 writes what is written once: metrics, progress, renames."""
         return self.rank == 0
+
+    @property
+    def data_size(self) -> int:
+        return self.layout.data
+
+    @property
+    def context_size(self) -> int:
+        return self.layout.context
+
+    @property
+    def micro_batch_group(self) -> int:
+        """A rank's micro-batches come in multiples of this: an interleaved pipeline sends them round in groups."""
+        return self.layout.pipeline if self.layout.virtual_pipeline > 1 else 1
+
+    @property
+    def can_share_prompts(self) -> bool:
+        """Whether the attention in use lets two completions attend to one prompt."""
+        return not self.transformer_engine
+
+    @property
+    def piece_multiple(self) -> int:
+        """Every sequence of a stream has a length that this divides: Transformer Engine cuts each in 2 x CP chunks."""
+        return 2 * self.context_size if self.transformer_engine and self.context_size > 1 else 1
+
+    @property
+    def stream_multiple(self) -> int:
+        """A stream has a length that this divides, so that every rank's part of it is equally long."""
+        context = 2 * self.context_size if self.context_size > 1 else 1
+        sequence = self.layout.tensor if self.layout.sequence else 1
+        blocks = _FP8_TOKENS if self.precision.fp8 is not None else 1
+        return context * sequence * blocks
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on any process; the same answer on all."""
+        answer = torch.tensor(float(flag), device=self.device)
+        dist.all_reduce(answer, op=dist.ReduceOp.MAX)
+        return bool(answer)
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """Sum over data-parallel ranks of values that exist on the last stage, handed to every process.
@@ -52,7 +100,13 @@ class Place:
 
 
 @contextmanager
-def parallel_world(parallel: ParallelConfig, *, threads: int) -> Iterator[Place]:
+def parallel_world(
+    parallel: ParallelConfig,
+    *,
+    threads: int,
+    precision: PrecisionConfig = PrecisionConfig(),  # noqa: B008 (frozen)
+    timeout: timedelta = timedelta(minutes=30),
+) -> Iterator[Place]:
     """Join the process groups of a layout for the length of a `with` block.
 
     The launcher's environment says rank and world size (torchrun's `RANK`, `WORLD_SIZE`, ...); a layout of one process
@@ -60,7 +114,13 @@ def parallel_world(parallel: ParallelConfig, *, threads: int) -> Iterator[Place]
 
     Args:
         threads: CPU threads of this process.
+        precision: What the model will compute with.
+        timeout: After how long a collective that waits for a peer gives up.
+
+    Raises:
+        UserError: this machine cannot compute with `precision`.
     """
+    check_precision(precision)
     torch.set_num_threads(threads)
     on_cuda = torch.cuda.is_available()
     if on_cuda:
@@ -72,31 +132,41 @@ def parallel_world(parallel: ParallelConfig, *, threads: int) -> Iterator[Place]
     backend = "nccl" if on_cuda else "gloo"
     if parallel.world_size == 1:
         store = dist.HashStore()  # type: ignore[attr-defined]
-        dist.init_process_group(backend, store=store, rank=0, world_size=1)
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     else:
-        dist.init_process_group(backend)
+        dist.init_process_group(backend, timeout=timeout)
     assert dist.get_world_size() == parallel.world_size, (
         f"{dist.get_world_size()} processes were started for a layout of {parallel.world_size}"
     )
     parallel_state.initialize_model_parallel(
-        tensor_model_parallel_size=parallel.tensor, pipeline_model_parallel_size=parallel.pipeline
+        tensor_model_parallel_size=parallel.tensor,
+        pipeline_model_parallel_size=parallel.pipeline,
+        virtual_pipeline_model_parallel_size=parallel.virtual_pipeline if parallel.virtual_pipeline > 1 else None,
+        context_parallel_size=parallel.context,
+        distributed_timeout_minutes=max(1, math.ceil(timeout / timedelta(minutes=1))),
     )
     if on_cuda:
         model_parallel_cuda_manual_seed(0)  # nothing draws from it: dropout is 0 and weights are loaded
-    yield _place(torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu"))
+    device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
+    yield _place(parallel, precision, device)
     # Only after success: a rank that fails must not wait here for peers that sit in a collective.
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()
 
 
-def _place(device: torch.device) -> Place:
-    is_last_stage = parallel_state.is_pipeline_last_stage()
+def _place(parallel: ParallelConfig, precision: PrecisionConfig, device: torch.device) -> Place:
+    is_last_stage = parallel_state.get_pipeline_model_parallel_rank() == parallel.pipeline - 1
+    context_rank = parallel_state.get_context_parallel_rank()
     return Place(
+        layout=parallel,
+        precision=precision,
         rank=dist.get_rank(),
         data_rank=parallel_state.get_data_parallel_rank(),
-        data_size=parallel_state.get_data_parallel_world_size(),
+        context_rank=context_rank,
         is_last_stage=is_last_stage,
-        holds_results=is_last_stage and parallel_state.get_tensor_model_parallel_rank() == 0,
+        holds_results=is_last_stage and context_rank == 0 and parallel_state.get_tensor_model_parallel_rank() == 0,
         tensor_group=parallel_state.get_tensor_model_parallel_group(),
+        context_group=parallel_state.get_context_parallel_group(),
         device=device,
+        transformer_engine=uses_transformer_engine(precision),
     )

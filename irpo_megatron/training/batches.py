@@ -1,59 +1,20 @@
-"""From pairs to micro-batches: the order of the data, its share for this rank, and padded tensors.
-
-Shapes: m pairs (or rows) in a micro-batch, b = sequences in it, s = its longest sequence.
-"""
+"""From the pairs of a global batch to this rank's micro-batches."""
 
 from __future__ import annotations
 
-import functools
-import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
+from irpo_megatron.config import TrainingConfig
+from irpo_megatron.engine.inputs import ModelInput
+from irpo_megatron.engine.parallel import Place
+from irpo_megatron.engine.policy import Head, Targets
+from irpo_megatron.errors import UserError
 from irpo_megatron.records import Pair
-from irpo_megatron.seeds import derive_seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sequences:
-    """Token ids of prompt + completion, padded on the right; causal attention keeps padding out of every real token."""
-
-    tokens: torch.Tensor
-    """[b, s - 1] inputs: every column but the last, which predicts nothing."""
-    positions: torch.Tensor
-    """[b, s - 1] 0, 1, 2, ... in every row."""
-    targets: torch.Tensor
-    """[n] the completion tokens of all sequences, one after the other."""
-    target_rows: torch.Tensor
-    """[n] the sequence each target belongs to."""
-    target_columns: torch.Tensor
-    """[n] the position of `tokens` that predicts it."""
-
-    @property
-    def count(self) -> int:
-        return self.tokens.shape[0]
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairBatch:
-    """A micro-batch of m pairs: rows 0 to m-1 of `sequences` are the chosen, m to 2m-1 the rejected completions.
-
-    Without rejected completions (methods `star` and `sft`) only the first m rows exist.
-    """
-
-    sequences: Sequences
-    pair_ids: tuple[str, ...]
-    weights: torch.Tensor
-    """[m] 1, or 0 for a pair that only fills the last batch up to its shape."""
-    chosen_tokens: torch.Tensor
-    """[m] completion tokens of the chosen, |w|."""
-    reference_chosen: torch.Tensor
-    """[m] log p_ref of the chosen; zeros where the method has no DPO term."""
-    reference_rejected: torch.Tensor
-    """[m]"""
-    has_rejected: bool
+from irpo_megatron.training.packing import chunk, pack, share_evenly
+from irpo_megatron.training.sequences import Row, Sequences, lay_out
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,84 +23,115 @@ class WeightedPair:
 
     pair: Pair
     weight: float
+    """1, or 0 for a pair that only keeps a rank busy."""
     reference_chosen: float
     reference_rejected: float
 
 
-def steps_an_epoch(pairs: int, global_batch_size: int) -> int:
-    """Optimizer steps that visit every pair once; the last one may see fewer pairs than the others."""
-    return -(-pairs // global_batch_size)
+@dataclass(frozen=True, kw_only=True)
+class PairBatch:
+    """A micro-batch of m pairs: completions 2i and 2i + 1 of `sequences` are pair i's chosen and rejected one.
 
-
-def step_indices(
-    step: int, *, pairs: int, global_batch_size: int, shuffle: bool, seed: int, iteration: int
-) -> list[int]:
-    """Which pairs optimizer step `step` (0-based) sees, a function of the seed alone.
-
-    Returns:
-        Between 1 and `global_batch_size` indices below `pairs`.
+    Without rejected completions (methods `star` and `sft`) only the m chosen ones exist.
     """
-    epoch, step_in_epoch = divmod(step, steps_an_epoch(pairs, global_batch_size))
-    order = _shuffled(pairs, derive_seed(seed, "order", iteration, epoch)) if shuffle else range(pairs)
-    return list(order[step_in_epoch * global_batch_size : (step_in_epoch + 1) * global_batch_size])
+
+    sequences: Sequences
+    pair_ids: tuple[str, ...]
+    weights: torch.Tensor
+    """[m] 1, or 0 for a pair that only keeps a rank busy."""
+    chosen_tokens: torch.Tensor
+    """[m] completion tokens of the chosen, |w|."""
+    reference_chosen: torch.Tensor
+    """[m] log p_ref of the chosen; zeros where the method has no DPO term."""
+    reference_rejected: torch.Tensor
+    """[m]"""
+    has_rejected: bool
+
+    @property
+    def input(self) -> ModelInput:
+        return self.sequences.input
+
+    @property
+    def targets(self) -> Targets:
+        return self.sequences.targets
 
 
-@functools.lru_cache(maxsize=1)
-def _shuffled(pairs: int, seed: int) -> tuple[int, ...]:
-    """The order of one epoch; the last one is remembered, since every step of the epoch asks for it."""
-    order = list(range(pairs))
-    random.Random(seed).shuffle(order)
-    return tuple(order)
+@dataclass(frozen=True, kw_only=True)
+class Batching:
+    """How pairs or rows become micro-batches."""
+
+    shared_prompt: bool
+    pairs_a_micro_batch: int | None
+    """Padded to the longest; None packs up to `tokens_a_micro_batch`."""
+    tokens_a_micro_batch: int
+
+    def bins(self, tokens: Sequence[int]) -> list[list[int]]:
+        """Which items share a micro-batch; `tokens` of each."""
+        if self.pairs_a_micro_batch is None:
+            return pack(tokens, self.tokens_a_micro_batch)
+        return chunk(tokens, self.pairs_a_micro_batch)
+
+    @property
+    def padded(self) -> bool:
+        return self.pairs_a_micro_batch is not None
+
+
+def batching_of(training: TrainingConfig, place: Place) -> Batching:
+    """The configuration's batching, as far as the attention in use can.
+
+    Raises:
+        UserError: prompts are to be shared, and it cannot.
+    """
+    if training.shared_prompt and not place.can_share_prompts:
+        raise UserError(
+            "training.shared_prompt = true, and attention is Transformer Engine's",
+            "its attention keeps sequences apart, so that completions cannot attend to one prompt",
+            "set training.shared_prompt=null, which shares prompts where the attention in use can",
+        )
+    return Batching(
+        shared_prompt=place.can_share_prompts if training.shared_prompt is None else training.shared_prompt,
+        pairs_a_micro_batch=training.micro_batch_size,
+        tokens_a_micro_batch=training.micro_batch_tokens,
+    )
+
+
+def row_of(pair: Pair, *, with_rejected: bool) -> Row:
+    """The completions that are trained on, behind their prompt."""
+    completions = [pair.chosen_ids, pair.rejected_ids] if with_rejected else [pair.chosen_ids]
+    return Row(prompt=pair.prompt_ids, completions=completions)
 
 
 def share_of_rank(
-    batch: Sequence[WeightedPair], *, micro_batch_size: int, data_rank: int, data_size: int
+    batch: Sequence[WeightedPair], batching: Batching, place: Place, *, with_rejected: bool
 ) -> list[list[WeightedPair]]:
     """The micro-batches of one data-parallel rank.
 
-    A batch that does not fill all ranks' micro-batches is filled up with copies of its first pair, of weight 0: they
-    keep the shapes regular and add exactly nothing to loss and gradient.
+    Where it must compute more than its pairs ask for (no pair is left for it; an interleaved pipeline takes its
+    micro-batches in groups), it computes its shortest pair again with weight 0: that adds exactly nothing to loss and
+    gradient.
     """
-    unit = micro_batch_size * data_size
-    filler = WeightedPair(pair=batch[0].pair, weight=0.0, reference_chosen=0.0, reference_rejected=0.0)
-    filled = [*batch, *[filler] * (-len(batch) % unit)]
-    mine = filled[data_rank::data_size]
-    return [mine[start : start + micro_batch_size] for start in range(0, len(mine), micro_batch_size)]
+
+    def tokens_of(items: Sequence[WeightedPair]) -> list[int]:
+        rows = [row_of(item.pair, with_rejected=with_rejected) for item in items]
+        return [row.tokens(shared_prompt=batching.shared_prompt) for row in rows]
+
+    tokens = tokens_of(batch)
+    indices = share_evenly(tokens, place.data_size)[place.data_rank]
+    shortest = min(indices or range(len(batch)), key=lambda index: (tokens[index], index))
+    filler = replace(batch[shortest], weight=0.0)
+    mine = [batch[index] for index in indices] or [filler]
+    micro_batches = [[mine[index] for index in bin_] for bin_ in batching.bins(tokens_of(mine))]
+    return micro_batches + [[filler]] * (-len(micro_batches) % place.micro_batch_group)
 
 
-def pad_sequences(rows: Sequence[tuple[Sequence[int], Sequence[int]]], device: torch.device) -> Sequences:
-    """Pad (prompt ids, completion ids) rows to the longest of them."""
-    assert all(prompt for prompt, _ in rows), (
-        "a prompt has at least one token: what would predict the completion's first?"
-    )
-    lengths = [len(prompt) + len(completion) for prompt, completion in rows]
-    tokens = torch.zeros(len(rows), max(lengths), dtype=torch.long)
-    targets: list[int] = []
-    target_rows: list[int] = []
-    target_columns: list[int] = []
-    for row, (prompt, completion) in enumerate(rows):
-        tokens[row, : lengths[row]] = torch.tensor([*prompt, *completion])
-        targets.extend(completion)
-        target_rows.extend([row] * len(completion))
-        # The token before a completion token predicts it; the first one is predicted by the end of the prompt.
-        target_columns.extend(range(len(prompt) - 1, lengths[row] - 1))
-    inputs = tokens[:, :-1].contiguous()
-    return Sequences(
-        tokens=inputs.to(device),
-        positions=torch.arange(inputs.shape[1]).expand(len(rows), -1).contiguous().to(device),
-        targets=torch.tensor(targets).to(device),
-        target_rows=torch.tensor(target_rows).to(device),
-        target_columns=torch.tensor(target_columns).to(device),
-    )
-
-
-def pair_batch(pairs: Sequence[WeightedPair], *, with_rejected: bool, device: torch.device) -> PairBatch:
+def pair_batch(
+    pairs: Sequence[WeightedPair], batching: Batching, place: Place, head: Head, *, with_rejected: bool
+) -> PairBatch:
     """The tensors of one micro-batch; chosen and rejected of a pair are never separated."""
-    rows = [(item.pair.prompt_ids, item.pair.chosen_ids) for item in pairs]
-    if with_rejected:
-        rows += [(item.pair.prompt_ids, item.pair.rejected_ids) for item in pairs]
+    rows = [row_of(item.pair, with_rejected=with_rejected) for item in pairs]
+    device = place.device
     return PairBatch(
-        sequences=pad_sequences(rows, device),
+        sequences=lay_out(rows, place, head, shared_prompt=batching.shared_prompt, padded=batching.padded),
         pair_ids=tuple(item.pair.pair_id for item in pairs),
         weights=torch.tensor([item.weight for item in pairs], device=device),
         chosen_tokens=torch.tensor([float(len(item.pair.chosen_ids)) for item in pairs], device=device),

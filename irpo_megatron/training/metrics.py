@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 from irpo_megatron.artifacts import ProgressWriter
 from irpo_megatron.requests import TrainRequest
 from irpo_megatron.training.batches import WeightedPair
-from irpo_megatron.training.step import StepResult
+from irpo_megatron.training.step import PAIR_METRICS, StepResult
 from irpo_megatron.training.tracking import open_tracker
 
 METRICS = "metrics.jsonl"
@@ -32,10 +32,11 @@ class MetricsLog:
         self._progress = ProgressWriter(request.output, total=total, unit="steps", done=done)
         self._trackers = [open_tracker(name, request, done=done) for name in request.tracking.to]
 
-    def write(self, step: int, result: StepResult, batch: Sequence[WeightedPair], *, seconds: float) -> None:
+    def write(self, step: int, result: StepResult | None, batch: Sequence[WeightedPair], *, seconds: float) -> None:
         """Record optimizer step `step` (1-based).
 
         Args:
+            result: None where the batch was left out: all that would come of it is null.
             batch: The pairs of the global batch.
             seconds: Wall time of the step.
         """
@@ -44,12 +45,13 @@ class MetricsLog:
             for item in batch
             for completion in (item.pair.chosen_ids, item.pair.rejected_ids)[: 1 + self._has_pairs]
         )
+        means: Mapping[str, float] = {} if result is None else result.means
         values: dict[str, float | None] = {
-            name: None if name in _OF_PAIRS and not self._has_pairs else value for name, value in result.means.items()
+            name: None if name in _OF_PAIRS and not self._has_pairs else means.get(name) for name in PAIR_METRICS
         }
         values |= {
-            "gradient_norm": result.gradient_norm,
-            "learning_rate": result.learning_rate,
+            "gradient_norm": None if result is None else result.gradient_norm,
+            "learning_rate": None if result is None else result.learning_rate,
             "pairs": len(batch),
             "tokens": tokens,
             "tokens_per_second": tokens / max(seconds, 1e-9),

@@ -33,10 +33,14 @@ def row_id(prompt_ids: Sequence[int], completion_ids: Sequence[int]) -> str:
 
 
 def unique_rows(pairs: Iterable[Pair]) -> list[CompletionRow]:
-    """Every chosen and rejected completion once, shortest first: rows of like length share a micro-batch."""
+    """Every chosen and rejected completion once.
+
+    Short prompts first, the completions of a prompt together: rows of like length share a micro-batch, and those of
+    one prompt can share its computation.
+    """
     rows = {}
     for pair in pairs:
         for completion in (pair.chosen_ids, pair.rejected_ids):
             identity = row_id(pair.prompt_ids, completion)
             rows[identity] = CompletionRow(row_id=identity, prompt_ids=pair.prompt_ids, completion_ids=completion)
-    return sorted(rows.values(), key=lambda row: (row.length, row.row_id))
+    return sorted(rows.values(), key=lambda row: (len(row.prompt_ids), row.prompt_ids, row.length, row.row_id))

@@ -10,38 +10,27 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import shutil
 import time
 from collections.abc import Sequence
+from datetime import timedelta
 
 import torch.distributed as dist
 
-from irpo_megatron.artifacts import step_of
+from irpo_megatron.artifacts import Json, read_json
 from irpo_megatron.config import TrainingConfig
-from irpo_megatron.engine.checkpoint import load_training, read_config, save_model, save_training
-from irpo_megatron.engine.loading import load_policy
-from irpo_megatron.engine.optimizer import Optimizer
 from irpo_megatron.engine.parallel import Place, parallel_world
+from irpo_megatron.errors import Interrupted
 from irpo_megatron.records import Pair, ReferenceLogProb, read_rows
 from irpo_megatron.requests import TrainRequest
-from irpo_megatron.training.batches import (
-    PairBatch,
-    WeightedPair,
-    pair_batch,
-    share_of_rank,
-    step_indices,
-    steps_an_epoch,
-)
+from irpo_megatron.stop import stop_requests
+from irpo_megatron.training.batches import WeightedPair
+from irpo_megatron.training.identity import IDENTITY, reference_identity, require_identity
 from irpo_megatron.training.metrics import MetricsLog
-from irpo_megatron.training.resume import (
-    candidate_steps,
-    checkpoint_path,
-    drop_resume_points,
-    latest_resume_point,
-    resume_path,
-)
-from irpo_megatron.training.rows import row_id
-from irpo_megatron.training.step import train_step
+from irpo_megatron.training.order import step_indices, steps_an_epoch
+from irpo_megatron.training.resume import candidate_steps, checkpoint_path, drop_resume_points
+from irpo_megatron.training.rows import row_id, unique_rows
+from irpo_megatron.training.trainer import Trainer
+from irpo_megatron.watchdog import Watchdog
 
 logger = logging.getLogger(__name__)
 
@@ -49,8 +38,18 @@ logger = logging.getLogger(__name__)
 def run(request: TrainRequest) -> None:
     """Train, checkpoint, log."""
     pairs = load_pairs(request)
-    with parallel_world(request.parallel, threads=request.launch.threads) as place:
-        train(request, pairs, place)
+    identity = check_reference(request)
+    stall_seconds = 60 * request.launch.stall_minutes
+    with (
+        parallel_world(
+            request.parallel,
+            threads=request.launch.threads,
+            precision=request.precision,
+            timeout=timedelta(seconds=2 * stall_seconds),  # the watchdog comes first, and tells more
+        ) as place,
+        Watchdog(stall_seconds, rank=place.rank) as watchdog,
+    ):
+        train(request, pairs, place, identity, watchdog)
 
 
 def load_pairs(request: TrainRequest) -> list[WeightedPair]:
@@ -75,6 +74,20 @@ def load_pairs(request: TrainRequest) -> list[WeightedPair]:
     ]
 
 
+def check_reference(request: TrainRequest) -> Json:
+    """What the reference log-probs belong to; empty for the methods without a DPO term.
+
+    Raises:
+        UserError: that is not what training is about to start from.
+    """
+    if request.reference is None:
+        return {}
+    rows = unique_rows(read_rows(request.pair_rows / "pairs.parquet", Pair))
+    expected = reference_identity(request.checkpoint, rows, request.precision)
+    require_identity(read_json(request.reference / IDENTITY), expected, request.reference)
+    return expected
+
+
 def planned_steps(training: TrainingConfig, pairs: Sequence[WeightedPair]) -> int:
     """Optimizer steps of the iteration's first training, which its schedule spans.
 
@@ -85,8 +98,14 @@ def planned_steps(training: TrainingConfig, pairs: Sequence[WeightedPair]) -> in
     return steps if training.max_steps is None else min(steps, training.max_steps)
 
 
-def train(request: TrainRequest, pairs: Sequence[WeightedPair], place: Place) -> None:
-    """All optimizer steps of the iteration, from wherever a killed attempt was last saved."""
+def train(
+    request: TrainRequest, pairs: Sequence[WeightedPair], place: Place, identity: Json, watchdog: Watchdog
+) -> None:
+    """All optimizer steps of the iteration, from wherever an earlier attempt was last saved.
+
+    Raises:
+        Interrupted: the process was asked to stop; everything up to the step that the message names is saved.
+    """
     schedule_steps = planned_steps(request.training, pairs)
     steps = request.retrain_steps or schedule_steps
     is_finished = checkpoint_path(request.output, steps).is_dir()  # killed between the last step and the commit
@@ -95,42 +114,34 @@ def train(request: TrainRequest, pairs: Sequence[WeightedPair], place: Place) ->
         drop_resume_points(request.output, all_of_them=is_finished)
     if is_finished:
         return
-    config = read_config(request.checkpoint)
-    model, architecture = load_policy(request.checkpoint)
-    optimizer = Optimizer(model, request.training, steps=schedule_steps)
-    first_step = 0
-    if (saved := latest_resume_point(request.output)) is not None:
-        load_training(saved, model, optimizer)
-        first_step = step_of(saved.name)
+    trainer = Trainer(request, place, identity, steps=schedule_steps)
+    first_step = trainer.resume()
+    if first_step:
         logger.info("going on after step %d of %d", first_step, steps)
-    dist.barrier()  # every rank has read the resume point before any moves on and replaces it
 
     save_every = request.training.save_every or steps
     candidates = candidate_steps(steps, request.selection.candidates if request.retrain_steps is None else 1)
     with contextlib.ExitStack() as stack:
+        stop = stack.enter_context(stop_requests())
         log = stack.enter_context(MetricsLog(request, done=first_step, total=steps)) if place.is_main else None
         for step in range(first_step, steps):
+            watchdog.beat(f"step {step + 1}")
             started = time.monotonic()
             batch = global_batch(request, pairs, step)
-            result = train_step(
-                optimizer,
-                micro_batches_of(request, batch, place),
-                loss=request.loss,
-                pairs_in_global_batch=len(batch),
-                vocabulary=architecture.vocabulary,
-                place=place,
-                is_step_zero=step == 0,
-            )
+            result = trainer.step(batch)
             done = step + 1
             if log is not None:
                 log.write(done, result, batch, seconds=time.monotonic() - started)
+            trainer.publish_saved()
+            must_stop = place.any(stop.requested)
             if done in candidates:
-                save_model(checkpoint_path(request.output, done), model, config)
-            if done < steps and (done in candidates or done % save_every == 0):
-                save_training(resume_path(request.output, done), model, optimizer, config)
-                if place.is_main and saved is not None:
-                    shutil.rmtree(saved)
-                saved = resume_path(request.output, done)
+                trainer.save_candidate(done)
+            if done < steps and (must_stop or done in candidates or done % save_every == 0):
+                trainer.save_resume_point(done)
+            if must_stop and done < steps:
+                trainer.finish_saving()
+                raise Interrupted(f"stopped after step {done} of {steps}, which is saved")
+    trainer.finish_saving()
     dist.barrier()
     if place.is_main:
         drop_resume_points(request.output, all_of_them=True)
@@ -147,15 +158,3 @@ def global_batch(request: TrainRequest, pairs: Sequence[WeightedPair], step: int
         iteration=request.iteration,
     )
     return [pairs[index] for index in indices]
-
-
-def micro_batches_of(request: TrainRequest, batch: Sequence[WeightedPair], place: Place) -> list[PairBatch]:
-    """This data-parallel rank's share of a global batch, as tensors."""
-    share = share_of_rank(
-        batch,
-        micro_batch_size=request.training.micro_batch_size,
-        data_rank=place.data_rank,
-        data_size=place.data_size,
-    )
-    with_rejected = request.reference is not None
-    return [pair_batch(micro, with_rejected=with_rejected, device=place.device) for micro in share]

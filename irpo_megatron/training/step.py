@@ -15,9 +15,6 @@ from irpo_megatron.engine.parallel import Place
 from irpo_megatron.engine.schedule import forward_backward
 from irpo_megatron.losses.preference import dpo_margin, dpo_term, nll_term
 from irpo_megatron.training.batches import PairBatch
-from irpo_megatron.training.log_probs import completion_log_probs
-
-STEP_ZERO_TOLERANCE = 1e-5
 
 # Sums over the pairs of a batch, in the order of the metrics vector.
 PAIR_METRICS = ("loss", "dpo", "nll", "chosen_log_prob", "rejected_log_prob", "margin", "accuracy")
@@ -36,7 +33,7 @@ class ReferenceMismatch(RuntimeError):
     """At step 0 policy and reference are not the same model, so every later margin would be wrong."""
 
 
-class NonFiniteLoss(RuntimeError):
+class NonFiniteStep(RuntimeError):
     """The loss or its gradient is not a finite number; nothing has been updated, and the message names the pairs."""
 
 
@@ -44,18 +41,17 @@ def pair_losses(log_probs: torch.Tensor, batch: PairBatch, loss: LossConfig) -> 
     """Equation 1 of every pair of a micro-batch.
 
     Args:
-        log_probs: [2m] of the chosen, then of the rejected completions; [m] for the methods without rejected ones.
+        log_probs: [2m] of chosen and rejected completions in turn; [m] for the methods without rejected ones.
 
     Returns:
         (losses [m], metrics [m, len(PAIR_METRICS)] detached, 0 where the method has no such term).
     """
-    pairs = len(batch.pair_ids)
-    chosen = log_probs[:pairs]
+    chosen, *others = log_probs.view(len(batch.pair_ids), -1).unbind(dim=1)
     nll = nll_term(chosen, batch.chosen_tokens)
     losses = loss.alpha * nll
     margin = dpo = rejected = torch.zeros_like(chosen)
     if batch.has_rejected:
-        rejected = log_probs[pairs:]
+        (rejected,) = others
         margin = dpo_margin(
             chosen=chosen,
             rejected=rejected,
@@ -75,24 +71,21 @@ def train_step(
     *,
     loss: LossConfig,
     pairs_in_global_batch: int,
-    vocabulary: int,
     place: Place,
-    is_step_zero: bool,
+    step_zero_tolerance: float | None,
 ) -> StepResult:
     """Forward, backward and update over this rank's micro-batches of one global batch.
 
     Args:
-        is_step_zero: The policy is still M_{t-1}: its DPO term must be ln 2.
+        step_zero_tolerance: Where the policy is still M_{t-1}: how far its DPO term may be from ln 2.
 
     Raises:
         ReferenceMismatch: before the update, where it is not.
-        NonFiniteLoss: before the update, naming the pairs of this batch whose loss is not finite.
+        NonFiniteStep: before the update, naming the pairs of this batch whose loss is not finite.
     """
 
-    def batch_loss(batch: PairBatch, logits: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, list[str]]]:
-        log_probs = completion_log_probs(
-            logits, batch.sequences, vocabulary=vocabulary, tensor_group=place.tensor_group
-        )
+    def batch_loss(batch: PairBatch, tokens: torch.Tensor) -> tuple[torch.Tensor, tuple[torch.Tensor, list[str]]]:
+        log_probs = batch.sequences.completion_sums(tokens, place)
         losses, metrics = pair_losses(log_probs, batch, loss)
         is_broken = ~torch.isfinite(losses.detach())
         broken = [batch.pair_ids[index] for index in torch.nonzero(is_broken).flatten().tolist()]
@@ -101,19 +94,17 @@ def train_step(
 
     loss_has_reference = micro_batches[0].has_rejected
     optimizer.zero_gradients()
-    kept = forward_backward(
-        optimizer.model, micro_batches, lambda batch: batch.sequences, batch_loss, forward_only=False
-    )
+    kept = forward_backward(optimizer.model, micro_batches, batch_loss, forward_only=False)
     sums = torch.stack([metrics for metrics, _ in kept]).sum(0) if kept else torch.zeros(len(PAIR_METRICS))
     means = place.total(sums.to(place.device)) / pairs_in_global_batch
     if not bool(torch.isfinite(means).all()):
-        raise NonFiniteLoss(_name_pairs([pair for _, broken in kept for pair in broken], micro_batches))
-    if is_step_zero and loss_has_reference:
-        require_ln2(means[PAIR_METRICS.index("dpo")].item())
+        raise NonFiniteStep(_name_pairs([pair for _, broken in kept for pair in broken], micro_batches))
+    if step_zero_tolerance is not None and loss_has_reference:
+        require_ln2(means[PAIR_METRICS.index("dpo")].item(), tolerance=step_zero_tolerance)
     try:
         gradient_norm, learning_rate = optimizer.step()
     except NonFiniteGradient as error:
-        raise NonFiniteLoss(f"{error}; {_name_pairs([], micro_batches)}") from error
+        raise NonFiniteStep(f"{error}; {_name_pairs([], micro_batches)}") from error
     return StepResult(
         means=dict(zip(PAIR_METRICS, means.tolist(), strict=True)),
         gradient_norm=gradient_norm,
@@ -121,15 +112,15 @@ def train_step(
     )
 
 
-def require_ln2(dpo: float) -> None:
+def require_ln2(dpo: float, *, tolerance: float) -> None:
     """The first known answer of a run: where policy and reference are one model, -log sigmoid(0) = ln 2.
 
     Raises:
-        ReferenceMismatch: it is off by more than 1e-5 (fp32).
+        ReferenceMismatch: it is off by more than `tolerance`.
     """
-    if not abs(dpo - math.log(2)) <= STEP_ZERO_TOLERANCE:  # so that NaN does not pass
+    if not abs(dpo - math.log(2)) <= tolerance:  # so that NaN does not pass
         raise ReferenceMismatch(
-            f"the DPO term at step 0 is {dpo:.7f} and must be ln 2 = {math.log(2):.7f} within {STEP_ZERO_TOLERANCE}: "
+            f"the DPO term at step 0 is {dpo:.7f} and must be ln 2 = {math.log(2):.7f} within {tolerance}: "
             "the reference log-probs do not belong to the checkpoint that training started from"
         )
 

@@ -6,25 +6,15 @@ import subprocess
 import sys
 
 import torch
+from support.places import place
 from support.ranks import on_ranks
 
 
 def _total_of_a_transposed_tensor() -> list[list[float]]:
-    from irpo_megatron.engine.parallel import Place
-
     rank = torch.distributed.get_rank()
-    place = Place(
-        rank=rank,
-        data_rank=rank,
-        data_size=2,
-        is_last_stage=True,
-        holds_results=True,
-        tensor_group=torch.distributed.group.WORLD,
-        device=torch.device("cpu"),
-    )
     values = torch.arange(6.0).view(2, 3).T + 10 * rank
     assert not values.is_contiguous()
-    return place.total(values).tolist()
+    return place(rank=rank, data=2, data_rank=rank).total(values).tolist()
 
 
 def test_gloo_is_never_handed_a_tensor_that_is_not_contiguous() -> None:

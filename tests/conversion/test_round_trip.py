@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.ranks import in_child
 from support.stages import ONE_THREAD, import_model, run_request
 from support.tiny_model import make_llama
 
@@ -90,40 +92,31 @@ def test_weights_of_another_shape_than_config_json_are_refused(tmp_path: Path) -
         import_model(folder, tmp_path / "megatron")
 
 
+def _judge(checkpoint: Path, folder: Path, wrong: Path) -> float:
+    """How far the folder's logits are off; the wrong one must be refused."""
+    from irpo_megatron.config import ParallelConfig
+    from irpo_megatron.conversion.verify import logit_difference, require_same_logits
+    from irpo_megatron.engine.loading import load_policy
+    from irpo_megatron.engine.parallel import parallel_world
+
+    with parallel_world(ParallelConfig(), threads=1) as place:
+        (model,), architecture = load_policy(checkpoint, place)
+        require_same_logits(model, architecture, folder, place)
+        with pytest.raises(RuntimeError, match="differ from the checkpoint's"):
+            require_same_logits(model, architecture, wrong, place)
+        return logit_difference(model, architecture, folder, place)
+
+
 def test_a_folder_that_computes_something_else_is_not_passed_on(tmp_path: Path) -> None:
     """The judge catches what tensor comparison cannot: weights right, configuration wrong."""
     folder = make_llama(tmp_path / "hf")
     checkpoint = import_model(folder, tmp_path / "megatron")
+    # Megatron reads the true value; what is written for transformers is another one.
+    wrong = shutil.copytree(folder, tmp_path / "wrong")
     config = json.loads((checkpoint / "config.json").read_text())
     config["rope_parameters"]["rope_theta"] = 50.0
-    # Megatron reads the true value; what is written for transformers is another one.
-    judge = tmp_path / "judge.py"
-    judge.write_text("")
-    (tmp_path / "wrong").mkdir()
-    import subprocess
-    import sys
-
-    code = f"""
-import json, shutil
-from pathlib import Path
-from irpo_megatron.config import ParallelConfig
-from irpo_megatron.conversion.verify import logit_difference, require_same_logits
-from irpo_megatron.engine.loading import load_policy
-from irpo_megatron.engine.parallel import parallel_world
-folder, wrong = Path({str(folder)!r}), Path({str(tmp_path / "wrong")!r})
-with parallel_world(ParallelConfig(), threads=1):
-    model, architecture = load_policy(Path({str(checkpoint)!r}))
-    assert logit_difference(model, architecture, folder) < 1e-5
-    shutil.copytree(folder, wrong, dirs_exist_ok=True)
-    (wrong / "config.json").write_text(json.dumps({config!r}))
-    try:
-        require_same_logits(model, architecture, wrong)
-    except RuntimeError as error:
-        assert "differ from the checkpoint's" in str(error)
-    else:
-        raise SystemExit("a folder with another rope_theta passed")
-"""
-    subprocess.run([sys.executable, "-c", code], check=True)
+    (wrong / "config.json").write_text(json.dumps(config))
+    assert in_child(_judge, checkpoint, folder, wrong) < 1e-5
 
 
 def test_a_checkpoint_with_a_foreign_pickle_is_refused(tmp_path: Path) -> None:

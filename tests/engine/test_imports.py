@@ -27,11 +27,20 @@ def test_here_it_imports() -> None:
     import_megatron()
 
 
-def test_a_broken_transformer_engine_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    _failing(monkeypatch, "megatron.core", RuntimeError("cudnn shared object not found."))
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("cudnn shared object not found."),
+        FileNotFoundError("Could not find shared object file for Transformer Engine torch lib."),
+        AssertionError("Transformer Engine package version mismatch."),
+    ],
+    ids=["without CUDA", "without its torch extension", "in two versions"],
+)
+def test_a_broken_transformer_engine_is_named(error: Exception, monkeypatch: pytest.MonkeyPatch) -> None:
+    _failing(monkeypatch, "megatron.core", error)
     with pytest.raises(UserError) as caught:
         import_megatron()
-    assert "cudnn shared object not found" in caught.value.seen
+    assert str(error) in caught.value.seen
     assert "Transformer Engine" in caught.value.rule
     assert "pip uninstall transformer-engine" in caught.value.remedy
 

@@ -1,84 +1,112 @@
-"""One trajectory, whatever the layout: against an independent float64 implementation of equation 1."""
+"""One trajectory, whatever the layout and the batching: that of an independent float64 implementation of equation 1."""
 
 from __future__ import annotations
 
-import math
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from support.float64_reference import trajectory
-from support.pairs import hurtful_pairs
-from support.stages import import_model, run_reference, run_training, train_request, write_pairs
-from support.tiny_model import make_llama
-
-from irpo_megatron.config import LossConfig, ParallelConfig, TrainingConfig
-from irpo_megatron.records import Pair
-
-VOCABULARY = 29  # odd: tensor parallelism pads it
-# 22 pairs in batches of 4: the sixth step sees only two, fewer than the ranks' micro-batches hold.
-TRAINING = TrainingConfig(
-    global_batch_size=4,
-    micro_batch_size=1,
-    learning_rate=1e-3,
-    warmup_steps=3,
-    clip_gradient=1.0,
-    weight_decay=0.1,
-    shuffle=False,
+from support.layouts import final_weights, metrics_of, run_variants
+from support.worlds import (
+    FEW_TOKENS,
+    MANY_TOKENS,
+    ONE_PAIR,
+    TWO_PAIRS,
+    World,
+    assert_same_steps,
+    assert_same_weights,
+    last_checkpoint,
 )
-LOSS = LossConfig(alpha=0.7, beta=0.3)
-STEPS = 6
 
+from irpo_megatron.config import ParallelConfig
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    root = tmp_path_factory.mktemp("layouts")
-    folder = make_llama(root / "hf", vocab_size=VOCABULARY)
-    pairs = hurtful_pairs(22, vocabulary=VOCABULARY)
-    batches: list[list[Pair]] = [pairs[start : start + 4] for start in range(0, len(pairs), 4)]
-    expected = trajectory(
-        folder, batches, alpha=0.7, beta=0.3, learning_rate=1e-3, warmup_steps=3, clip=1.0, weight_decay=0.1
-    )
-    return {
-        "root": root,
-        "checkpoint": import_model(folder, root / "megatron"),
-        "pairs": write_pairs(root / "pairs", pairs),
-        "expected": expected,
+# Logits of four tokens over the whole vocabulary; the configuration knows whole MiB only, which hold all of a step's.
+IN_CHUNKS = {"log_prob_mib": 512 / 2**20}
+
+# Keys of `training` that must not change its result: here every value of each with every value of each other, ...
+ALL_PAIRWISE: list[dict[str, Any]] = [
+    {
+        **batching,
+        "shared_prompt": (row + column) % 2 == 0,
+        "recompute": recompute,
+        **(IN_CHUNKS if column == row % 3 else {}),
     }
+    for row, batching in enumerate([FEW_TOKENS, MANY_TOKENS, ONE_PAIR, TWO_PAIRS])
+    for column, recompute in enumerate(["none", "selective", "full"])
+]
+# ... and here every value at least once.
+FOUR: list[dict[str, Any]] = [
+    {**FEW_TOKENS, "shared_prompt": True, "recompute": "none"},
+    {**ONE_PAIR, "shared_prompt": False, "recompute": "none"},
+    {**TWO_PAIRS, "shared_prompt": True, "recompute": "selective", **IN_CHUNKS},
+    {**MANY_TOKENS, "shared_prompt": False, "recompute": "full"},
+]
+
+
+def name_of(parallel: ParallelConfig) -> str:
+    return "-".join(f"{key}{int(value)}" for key, value in parallel.model_dump(exclude_defaults=True).items())
+
+
+def follow(parallel: ParallelConfig, trained: Sequence[tuple[World, dict[str, Any]]]) -> None:
+    """Train at the layout, each model in its way, and require the trajectory of float64."""
+    variants = [
+        world.variant(f"{name_of(parallel)}-{number}", parallel, **training)
+        for number, (world, training) in enumerate(trained)
+    ]
+    run_variants(parallel.world_size, variants)
+    weights = final_weights([last_checkpoint(variant) for variant in variants])
+    for (world, _), variant, found in zip(trained, variants, weights, strict=True):
+        assert_same_steps(variant, metrics_of(variant), world.expected, has_pairs=world.method == "irpo")
+        assert_same_weights(variant, found, world.expected)
+
+
+def test_one_process_whatever_the_batching(worlds: dict[str, World]) -> None:
+    trained = [(worlds["untied"], training) for training in ALL_PAIRWISE]
+    follow(ParallelConfig(), [*trained, (worlds["tied"], FOUR[0]), (worlds["star"], FOUR[0])])
+
+
+# Grouped-query attention of two key-value heads: each tensor-parallel rank has one.
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        ParallelConfig(tensor=2),
+        ParallelConfig(tensor=2, sequence=True),
+        ParallelConfig(pipeline=2),
+        ParallelConfig(pipeline=2, virtual_pipeline=2),
+        ParallelConfig(context=2),
+        ParallelConfig(data=2),
+    ],
+    ids=name_of,
+)
+def test_two_processes(worlds: dict[str, World], parallel: ParallelConfig) -> None:
+    # Tied, the embedding of the first pipeline stage and the output matrix of the last are to stay equal.
+    follow(parallel, [*((worlds["untied"], training) for training in FOUR), (worlds["tied"], FOUR[0])])
 
 
 @pytest.mark.parametrize(
-    ("tensor", "pipeline", "data", "micro"),
-    [(1, 1, 1, 1), (1, 1, 1, 4), (2, 1, 1, 2), (1, 2, 1, 1), (2, 2, 1, 2), (1, 1, 2, 1), (1, 1, 2, 2)],
+    "parallel",
+    [
+        ParallelConfig(tensor=2, pipeline=2),
+        ParallelConfig(tensor=2, data=2),
+        ParallelConfig(tensor=2, context=2, sequence=True),
+        ParallelConfig(pipeline=2, data=2),
+    ],
+    ids=name_of,
 )
-def test_the_trajectory_is_that_of_equation_1(
-    world: dict[str, Any], tensor: int, pipeline: int, data: int, micro: int
-) -> None:
-    parallel = ParallelConfig(tensor=tensor, pipeline=pipeline, data=data)
-    training = TRAINING.model_copy(update={"micro_batch_size": micro})
-    root: Path = world["root"] / f"tp{tensor}-pp{pipeline}-dp{data}-micro{micro}"
-    reference = run_reference(
-        root / "reference",
-        pairs=world["pairs"],
-        checkpoint=world["checkpoint"],
-        parallel=parallel,
-        training=training,
-    )
-    metrics = run_training(
-        train_request(
-            root / "training",
-            pairs=world["pairs"],
-            checkpoint=world["checkpoint"],
-            reference=reference,
-            loss=LOSS,
-            training=training,
-            parallel=parallel,
-        )
-    )
-    assert len(metrics) == STEPS
-    assert metrics[0]["dpo"] == pytest.approx(math.log(2), abs=1e-5)
-    for measured, expected in zip(metrics, world["expected"], strict=True):
-        for name in ("loss", "dpo", "nll"):
-            assert measured[name] == pytest.approx(expected[name], abs=1e-5), (measured["step"], name)
-        for name in ("chosen_log_prob", "rejected_log_prob", "gradient_norm"):
-            assert measured[name] == pytest.approx(expected[name], rel=1e-4), (measured["step"], name)
+def test_four_processes(worlds: dict[str, World], parallel: ParallelConfig) -> None:
+    follow(parallel, [(worlds["untied"], training) for training in FOUR[1:]])
+
+
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        ParallelConfig(tensor=2, context=2),
+        ParallelConfig(tensor=2, sequence=True, pipeline=2, virtual_pipeline=2),
+        ParallelConfig(context=2, pipeline=2),
+        ParallelConfig(context=2, data=2),
+        ParallelConfig(data=4),
+    ],
+    ids=name_of,
+)
+def test_other_layouts_of_four(worlds: dict[str, World], parallel: ParallelConfig) -> None:
+    follow(parallel, [(worlds["star"], FOUR[0]), (worlds["tied"], FOUR[3])])

@@ -3,70 +3,33 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
-import time
+import threading
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
-from support.obedient_stage import ObedientRequest
+from support.obedient_driver import REQUEST, assert_gone, obey, python_path, reports
 
-from irpo_megatron.artifacts import Json, read_json, write_json
-from irpo_megatron.errors import StageError, UserError
+from irpo_megatron.artifacts import write_json
+from irpo_megatron.errors import Interrupted, StageError, UserError
 from irpo_megatron.launch import local
 from irpo_megatron.launch.local import run_stage_process
-from irpo_megatron.process import error_path
-
-MODULE = "support.obedient_stage"
+from irpo_megatron.request_files import error_path, listening_path, stop_path
 
 
 @pytest.fixture(autouse=True)
 def importable_module(monkeypatch: pytest.MonkeyPatch) -> None:
     """The children import `support` too."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1]), prepend=os.pathsep)
+    monkeypatch.setenv("PYTHONPATH", python_path())
 
 
 @pytest.fixture
 def start(tmp_path: Path) -> Callable[..., None]:
     """Run the obedient stage below `tmp_path`."""
-    (tmp_path / "out").mkdir()
-
-    def start(
-        behaviour: str, *, processes: int = 1, threads: int = 1, watch: Callable[[], None] = lambda: None
-    ) -> None:
-        request = ObedientRequest.model_validate({"output": tmp_path / "out", "iteration": 1, "behaviour": behaviour})
-        write_json(tmp_path / "request.json", request.model_dump(mode="json"))
-        run_stage_process(
-            MODULE,
-            tmp_path / "request.json",
-            processes=processes,
-            threads=threads,
-            log=tmp_path / "stage.log",
-            watch=watch,
-        )
-
-    return start
-
-
-def reports(folder: Path) -> list[Json]:
-    return [read_json(path) for path in sorted((folder / "out").glob("rank-*.json"))]
-
-
-def is_alive(process: int) -> bool:
-    """Whether a process still runs; one that only waits to be reaped does not."""
-    try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0]
-    except FileNotFoundError:
-        return False
-    return state not in "ZX"
-
-
-def assert_gone(processes: list[int]) -> None:
-    # SIGKILL takes effect a moment after it is sent.
-    deadline = time.monotonic() + 30
-    while any(map(is_alive, processes)) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert not [process for process in processes if is_alive(process)]
+    return partial(obey, tmp_path)
 
 
 def interrupt_when(folder: Path, ranks: int) -> Callable[[], None]:
@@ -180,4 +143,81 @@ def test_an_interrupt_stops_every_rank(tmp_path: Path, start: Callable[..., None
 def test_a_stage_that_has_ended_is_stopped_quietly() -> None:
     child = subprocess.Popen(["sh", "-c", "exit 3"], start_new_session=True)
     assert_gone([child.pid])
-    assert local._stop(child) == 3
+    assert local._stop(child, grace=10) == 3
+
+
+def send_when(folder: Path, name: str, ranks: int, number: signal.Signals) -> Callable[[], None]:
+    """What `watch` does when this process gets a signal after every rank has left its file."""
+
+    def watch() -> None:
+        if len(reports(folder, name)) == ranks and not stop_path(folder / REQUEST).exists():
+            os.kill(os.getpid(), number)
+
+    return watch
+
+
+def test_a_stage_that_listens_saves_first(tmp_path: Path, start: Callable[..., None]) -> None:
+    with pytest.raises(Interrupted, match=r"^stage stopped after step 37 of 120$"):
+        start("listen and save", watch=send_when(tmp_path, "listening", 1, signal.SIGUSR1))
+    assert len(reports(tmp_path, "saved")) == 1
+
+
+def test_a_stage_that_was_stopped_goes_on(tmp_path: Path, start: Callable[..., None]) -> None:
+    """What the first attempt was told is not told to the second, whether its driver could tidy up or was killed."""
+    with pytest.raises(Interrupted):
+        start("listen and save", watch=send_when(tmp_path, "listening", 1, signal.SIGTERM))
+    assert not stop_path(tmp_path / REQUEST).exists()
+    assert not listening_path(tmp_path / REQUEST).exists()
+    stop_path(tmp_path / REQUEST).touch()
+    start("listen")
+    assert reports(tmp_path, "listening") == [{"requested": False}]
+
+
+def test_a_stage_that_no_longer_listens_is_not_waited_for(tmp_path: Path, start: Callable[..., None]) -> None:
+    listening_path(tmp_path / REQUEST).touch()
+    with pytest.raises(Interrupted, match=r"^stage was stopped by SIGTERM$"):
+        start("wait", watch=send_when(tmp_path, "rank", 1, signal.SIGTERM))
+
+
+def test_a_stage_that_ends_well_all_the_same(tmp_path: Path, start: Callable[..., None]) -> None:
+    """The driver has to stop before the next one."""
+    with pytest.raises(Interrupted, match=r"^stopped by SIGTERM after stage$"):
+        start("listen and end", watch=send_when(tmp_path, "listening", 1, signal.SIGTERM))
+
+
+def test_a_stage_that_fails_to_save(tmp_path: Path, start: Callable[..., None]) -> None:
+    with pytest.raises(StageError, match="ZeroDivisionError: a defect in saving"):
+        start("listen and fail", watch=send_when(tmp_path, "listening", 1, signal.SIGTERM))
+
+
+def test_patience_has_an_end(tmp_path: Path, start: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(local, "_PATIENCE_SECONDS", 0.3)
+    with pytest.raises(Interrupted, match=r"^stage was stopped by SIGTERM before it had saved$"):
+        start("listen and do not stop", watch=send_when(tmp_path, "listening", 1, signal.SIGTERM))
+    assert_gone([process for report in reports(tmp_path) for process in report["processes"]])
+
+
+def test_the_echo_of_a_signal_is_no_second_one(tmp_path: Path, start: Callable[..., None]) -> None:
+    """timeout(1) sends its signal to the process, and again to the process's group."""
+    once = send_when(tmp_path, "listening", 1, signal.SIGTERM)
+
+    def watch() -> None:
+        once()
+        once()
+
+    with pytest.raises(Interrupted, match="stopped after step 37 of 120"):
+        start("listen and save", watch=watch)
+
+
+def test_handlers_are_put_back(start: Callable[..., None]) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)
+    start("report")
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGUSR1)) == before
+
+
+def test_a_stage_started_by_another_thread(tmp_path: Path, start: Callable[..., None]) -> None:
+    """Python handles signals in the main thread only."""
+    thread = threading.Thread(target=start, args=("report",))
+    thread.start()
+    thread.join()
+    assert len(reports(tmp_path)) == 1

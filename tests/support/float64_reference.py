@@ -5,12 +5,25 @@ Nothing of the package is used but the `Pair` type: no padding, no batching, no 
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from transformers import AutoModelForCausalLM
 
 from irpo_megatron.records import Pair
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """What training goes through."""
+
+    steps: list[dict[str, float]]
+    """Means over the pairs of each step's batch, and the gradient norm before clipping."""
+    weights: dict[str, torch.Tensor]
+    """After the last step, under their names in the folder."""
 
 
 def sequence_log_prob(model: torch.nn.Module, prompt: tuple[int, ...], completion: tuple[int, ...]) -> torch.Tensor:
@@ -30,6 +43,16 @@ def load_float64(folder: Path) -> torch.nn.Module:
     return model
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """The matrices here are so small that threads wait for each other more than they compute."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@one_thread()
 def trajectory(
     folder: Path,
     batches: list[list[Pair]],
@@ -40,9 +63,10 @@ def trajectory(
     warmup_steps: int,
     clip: float,
     weight_decay: float = 0.0,
+    epsilon: float = 1e-8,
     with_dpo: bool = True,
-) -> list[dict[str, float]]:
-    """Losses of each optimizer step on the given batches, in order, starting from the folder's weights."""
+) -> Trajectory:
+    """One optimizer step on each of the given batches, in order, starting from the folder's weights."""
     policy, reference = load_float64(folder), load_float64(folder)
     decayed = [p for n, p in policy.named_parameters() if p.ndim > 1]
     plain = [p for n, p in policy.named_parameters() if p.ndim == 1]
@@ -50,8 +74,9 @@ def trajectory(
         [{"params": decayed, "weight_decay": weight_decay}, {"params": plain, "weight_decay": 0.0}],
         lr=learning_rate,
         betas=(0.9, 0.999),
-        eps=1e-8,
+        eps=epsilon,
     )
+    of_reference: dict[str, tuple[torch.Tensor, torch.Tensor]] = {}
     history = []
     for step, batch in enumerate(batches):
         adam.zero_grad()
@@ -63,9 +88,13 @@ def trajectory(
             dpo = rejected = torch.zeros(())
             if with_dpo:
                 rejected = sequence_log_prob(policy, pair.prompt_ids, pair.rejected_ids)
-                with torch.no_grad():
-                    reference_chosen = sequence_log_prob(reference, pair.prompt_ids, pair.chosen_ids)
-                    reference_rejected = sequence_log_prob(reference, pair.prompt_ids, pair.rejected_ids)
+                if pair.pair_id not in of_reference:
+                    with torch.no_grad():
+                        of_reference[pair.pair_id] = (
+                            sequence_log_prob(reference, pair.prompt_ids, pair.chosen_ids),
+                            sequence_log_prob(reference, pair.prompt_ids, pair.rejected_ids),
+                        )
+                reference_chosen, reference_rejected = of_reference[pair.pair_id]
                 margin = beta * (chosen - reference_chosen) - beta * (rejected - reference_rejected)
                 dpo = -torch.log(1 / (1 + torch.exp(-margin)))
                 loss = loss + dpo
@@ -78,4 +107,6 @@ def trajectory(
             group["lr"] = learning_rate * min(1.0, (step + 1) / warmup_steps if warmup_steps else 1.0)
         adam.step()
         history.append({**sums, "gradient_norm": float(norm)})
-    return history
+    # Tied embeddings are one parameter here, too.
+    weights = {name: parameter.detach() for name, parameter in policy.named_parameters()}
+    return Trajectory(history, weights)

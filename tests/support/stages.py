@@ -11,6 +11,7 @@ from irpo_megatron.config import (
     LaunchConfig,
     LossConfig,
     ParallelConfig,
+    PrecisionConfig,
     SelectionConfig,
     TrackingConfig,
     TrainingConfig,
@@ -46,13 +47,20 @@ def write_pairs(directory: Path, pairs: list[Pair]) -> Path:
 
 
 def run_reference(
-    output: Path, *, pairs: Path, checkpoint: Path, parallel: ParallelConfig, training: TrainingConfig
+    output: Path,
+    *,
+    pairs: Path,
+    checkpoint: Path,
+    parallel: ParallelConfig,
+    training: TrainingConfig,
+    precision: PrecisionConfig | None = None,
 ) -> Path:
     """The reference stage at a layout."""
     request = ReferenceRequest(
         output=output,
         iteration=1,
         training=training,
+        precision=precision or PrecisionConfig(),
         parallel=parallel,
         launch=ONE_THREAD,
         pair_rows=pairs,
@@ -71,6 +79,7 @@ def train_request(
         "method": "irpo",
         "loss": LossConfig(),
         "training": TrainingConfig(),
+        "precision": PrecisionConfig(),
         "selection": SelectionConfig(candidates=1, held_out=0),
         "parallel": ParallelConfig(),
         "tracking": TrackingConfig(to=()),

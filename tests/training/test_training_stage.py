@@ -27,15 +27,17 @@ from support.stages import (
 )
 from support.tiny_model import make_llama
 
-from irpo_megatron.artifacts import write_json
+from irpo_megatron.artifacts import read_json, write_json
 from irpo_megatron.config import LossConfig, ParallelConfig, SelectionConfig, TrainingConfig
-from irpo_megatron.errors import StageError
+from irpo_megatron.errors import StageError, UserError
 from irpo_megatron.records import ReferenceLogProb, read_rows, write_rows
 from irpo_megatron.requests import ExportRequest, TrainRequest
+from irpo_megatron.training.identity import IDENTITY
+from irpo_megatron.training.rows import row_id
 
 TRAINING = TrainingConfig(
     global_batch_size=4,
-    micro_batch_size=2,
+    micro_batch_tokens=100,
     learning_rate=1e-3,
     warmup_steps=4,
     schedule="cosine",
@@ -156,31 +158,86 @@ def test_a_reference_of_another_model_is_noticed_at_step_0(world: dict[str, Path
     assert not (request.output / "checkpoints").exists()
 
 
-def test_a_loss_that_is_not_finite_names_its_pairs_and_updates_nothing(world: dict[str, Path]) -> None:
+@pytest.mark.parametrize("key", ["checkpoint", "rows", "numerics"])
+def test_a_reference_of_something_else_is_refused_before_training(key: str, world: dict[str, Path]) -> None:
+    wrong = world["root"] / f"reference-of-other-{key}"
+    shutil.copytree(world["reference"], wrong)
+    write_json(wrong / IDENTITY, read_json(wrong / IDENTITY) | {key: "another"})
+    request = _request(world, f"refused-{key}", reference=wrong)
+    with pytest.raises(UserError, match=f"the reference log-probs of {wrong} are of another {key}"):
+        run_training(request)
+    assert not (request.output / "metrics.jsonl").exists()
+
+
+@pytest.fixture(scope="module")
+def broken_reference(world: dict[str, Path]) -> Path:
+    """A reference in which the loser of pair 9 has a log-prob that is not finite."""
     broken = world["root"] / "broken-reference"
     shutil.copytree(world["reference"], broken)
     shard = broken / "reference-00000.parquet"
-    from irpo_megatron.training.rows import row_id
-
     pair = hurtful_pairs(22, vocabulary=29)[9]
     victim = row_id(pair.prompt_ids, pair.rejected_ids)
     rows = [
         ReferenceLogProb(row_id=r.row_id, log_prob=float("nan") if r.row_id == victim else r.log_prob, tokens=r.tokens)
         for r in read_rows(shard, ReferenceLogProb)
     ]
+    assert sum(row.row_id == victim for row in rows) == 1
     write_rows(shard, rows, ReferenceLogProb)
-    request = _request(
-        world,
-        "broken",
-        reference=broken,
-        training=TRAINING.model_copy(update={"shuffle": False}),
-        parallel=ParallelConfig(data=2),
-    )
-    said = "NonFiniteLoss: the loss is not finite for the pairs train-000009/000; nothing was updated"
+    return broken
+
+
+# Pair 9 is in the third batch of four.
+IN_ORDER = TRAINING.model_copy(update={"shuffle": False, "epochs": 1, "schedule": "constant", "save_every": None})
+
+
+def test_a_loss_that_is_not_finite_names_its_pairs_and_updates_nothing(
+    world: dict[str, Path], broken_reference: Path
+) -> None:
+    request = _request(world, "broken", reference=broken_reference, training=IN_ORDER, parallel=ParallelConfig(data=2))
+    said = "NonFiniteStep: the loss is not finite for the pairs train-000009/000; nothing was updated"
     with pytest.raises(StageError, match=said):
         run_training(request)
-    # Pair 9 is in the third batch of four: two steps were taken and logged before it.
+    # Two steps were taken and logged before it.
     assert len((request.output / "metrics.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_bad_batch_that_may_be_left_out_leaves_no_trace(world: dict[str, Path], broken_reference: Path) -> None:
+    """Every other step is what it is where the pairs of that batch do not exist."""
+    one_candidate = SelectionConfig(candidates=1, held_out=5)
+    skipping = _request(
+        world,
+        "skipping",
+        reference=broken_reference,
+        training=IN_ORDER.model_copy(update={"skip_bad_batches": 1}),
+        selection=one_candidate,
+    )
+    left_out = run_training(skipping)
+    assert [line["step"] for line in left_out if line["loss"] is None] == [3]
+    assert left_out[2]["gradient_norm"] is left_out[2]["learning_rate"] is None
+
+    pairs = hurtful_pairs(22, vocabulary=29)
+    fewer = write_pairs(world["root"] / "fewer-pairs", pairs[:8] + pairs[12:])
+    reference = run_reference(
+        world["root"] / "fewer-reference",
+        pairs=fewer,
+        checkpoint=world["checkpoint"],
+        parallel=ParallelConfig(),
+        training=IN_ORDER,
+    )
+    request = train_request(
+        world["root"] / "fewer",
+        pairs=fewer,
+        checkpoint=world["checkpoint"],
+        reference=reference,
+        training=IN_ORDER,
+        selection=one_candidate,
+    )
+    expected = run_training(request)
+    others = [line for line in left_out if line["step"] != 3]
+    assert len(others) == len(expected) == 5
+    for ours, theirs in zip(others, expected, strict=True):
+        for name in ("loss", "dpo", "nll", "margin", "gradient_norm", "learning_rate"):
+            assert ours[name] == pytest.approx(theirs[name], rel=1e-5, abs=1e-6), (ours["step"], name)
 
 
 def test_nll_methods_log_no_terms_that_they_do_not_have(world: dict[str, Path]) -> None:
