@@ -13,7 +13,7 @@ TRL_BEFORE_FUSED_HEAD := 1.13.0
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: help demo test check unit base-install format experiments bench clean
+.PHONY: help demo test check unit base-install format experiments bench bench-data clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -45,9 +45,11 @@ format: $(VENV)/.installed ## format the code
 experiments: $(VENV)/.installed ## the three methods over three seeds on the demo task (about an hour)
 	$(BIN)/python benchmarks/methods.py
 
-bench: $(VENV)/.installed $(TRL_VENV)/.installed ## training against TRL on GSM8K: make bench DATA=path/to/train.jsonl
-	@test -n "$(DATA)" || { echo "Name GSM8K's training file: make bench DATA=path/to/train.jsonl"; exit 1; }
-	$(BIN)/python -m benchmarks.training --data $(DATA)
+bench: bench-data $(VENV)/.installed $(TRL_VENV)/.installed ## training against TRL: make bench DATA=GSM8K/train.jsonl
+	$(BIN)/python -m benchmarks.training --data "$(DATA)"
+
+bench-data:
+	@test -f "$(DATA)" || { echo "GSM8K's training file is not at '$(DATA)': make bench DATA=path/to/train.jsonl"; exit 1; }
 
 clean: ## remove what was installed and computed here
 	rm -rf $(VENV) $(BASE_VENV) $(TRL_VENV) runs build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

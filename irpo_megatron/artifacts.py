@@ -147,7 +147,8 @@ def prune(directory: Path, folders: Collection[str]) -> None:
     """
     manifest = read_manifest(directory)
     pruned = sorted({*manifest.get(_PRUNED, []), *folders})
-    write_json(directory / MANIFEST, {**manifest, _PRUNED: pruned})
+    if pruned != manifest.get(_PRUNED, []):
+        write_json(directory / MANIFEST, {**manifest, _PRUNED: pruned})
     for folder in pruned:  # those of an attempt that was killed, too
         shutil.rmtree(directory / folder, ignore_errors=True)
 

@@ -189,8 +189,6 @@ class TrainingConfig(Section):
     """Adam's denominator term."""
     clip_gradient: NonNegativeFloat = 1.0
     """Clip the global gradient norm to this; 0 does not clip."""
-    optimizer_offload: Share = 0.0
-    """Share of AdamW's state and update kept in CPU memory (CUDA only)."""
     skip_bad_batches: NonNegativeInt = 0
     """Leave out up to this many batches an iteration whose loss or gradient is not finite; 0 stops at the first."""
     save_every: PositiveInt | None = None
@@ -335,7 +333,7 @@ RESULT_NEUTRAL = frozenset(
         "training.shared_prompt",
         "training.recompute",
         "training.log_prob_mib",
-        "training.optimizer_offload",
+        "training.skip_bad_batches",
         "training.save_every",
         "training.keep_resume_points",
         "parallel.tensor",

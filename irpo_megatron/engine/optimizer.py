@@ -15,11 +15,11 @@ from megatron.core.optimizer_param_scheduler import OptimizerParamScheduler
 
 from irpo_megatron.config import TrainingConfig
 from irpo_megatron.engine import torch_adam
+from irpo_megatron.engine.bucket_padding import keep_bucket_padding
 from irpo_megatron.engine.model import as_computed
 from irpo_megatron.engine.parallel import Place
 from irpo_megatron.engine.policy import Policy
 from irpo_megatron.engine.precision import optimizer_fields
-from irpo_megatron.errors import UserError
 
 # AdamW's state is saved like the weights that it belongs to, so that any layout can go on from it.
 _RESHARDABLE = {"distrib_optim_sharding_type": "fully_reshardable"}
@@ -39,18 +39,8 @@ class Optimizer:
     """
 
     def __init__(self, model: Sequence[Policy], training: TrainingConfig, place: Place, *, steps: int) -> None:
-        """Wrap `model` for training of `steps` optimizer steps.
-
-        Raises:
-            UserError: AdamW is to be offloaded to the CPU, and there is nothing else.
-        """
+        """Wrap `model` for training of `steps` optimizer steps."""
         on_cuda = place.device.type == "cuda"
-        if training.optimizer_offload and not on_cuda:
-            raise UserError(
-                f"training.optimizer_offload = {training.optimizer_offload}, and there is no CUDA device",
-                "the optimizer is offloaded from GPU memory to CPU memory",
-                "set training.optimizer_offload=0",
-            )
         distributed = DistributedDataParallelConfig(
             use_distributed_optimizer=True,
             # Hidden behind computation where there are streams to do so; elsewhere it would only be out of order.
@@ -73,9 +63,8 @@ class Optimizer:
         config.no_sync_func = [wrapped.no_sync for wrapped in self.model]
         if on_cuda:
             config.grad_sync_func = [wrapped.start_grad_sync for wrapped in self.model]
-            config.param_sync_func = [wrapped.start_param_sync for wrapped in self.model]
         if len(self.model) == 1:  # Megatron-Core wants no lists where the pipeline is not interleaved
-            for name in ("no_sync_func", "grad_sync_func", "param_sync_func"):
+            for name in ("no_sync_func", "grad_sync_func"):
                 functions = getattr(config, name)
                 setattr(config, name, functions and functions[0])
         self._clip = training.clip_gradient
@@ -91,12 +80,11 @@ class Optimizer:
                 clip_grad=training.clip_gradient,
                 use_distributed_optimizer=True,
                 overlap_param_gather=on_cuda,
-                optimizer_cpu_offload=training.optimizer_offload > 0,
-                optimizer_offload_fraction=training.optimizer_offload,
                 **optimizer_fields(place.precision),
             ),
             self.model,
         )
+        keep_bucket_padding(self._adam)
         self._on_cuda = on_cuda
         self._fuse()
         self._schedule = OptimizerParamScheduler(

@@ -38,10 +38,11 @@ _DEMANDS = {
     "mxfp8": _Demand((10, 0), below=(12, 0)),
 }
 
-_FP32_TOLERANCE = 1e-5
+_LEAST_TOLERANCE = 1e-5
 
 # Standard deviation over pairs, in nats, of what rounding alone leaves of (log pi - log pi_ref)(chosen) - (rejected).
-_LOG_RATIO_SPREAD = {"bf16": 0.5, "blockwise": 0.75, "mxfp8": 0.75, "tensorwise": 2.0, "delayed": 2.0}
+# In fp32: a few units in the last place of sums near -500.
+_LOG_RATIO_SPREAD = {"fp32": 1e-4, "bf16": 0.5, "blockwise": 0.75, "mxfp8": 0.75, "tensorwise": 2.0, "delayed": 2.0}
 _STANDARD_DEVIATIONS = 5.0
 
 
@@ -107,10 +108,8 @@ def step_zero_tolerance(precision: PrecisionConfig, *, beta: float = 0.1, pairs:
         beta: Of the DPO term.
         pairs: In the global batch.
     """
-    if precision.dtype == "fp32":
-        return _FP32_TOLERANCE
-    spread = _LOG_RATIO_SPREAD[precision.fp8.recipe if precision.fp8 is not None else "bf16"]
-    return _STANDARD_DEVIATIONS * beta * spread / 2 / math.sqrt(pairs)
+    spread = _LOG_RATIO_SPREAD[precision.fp8.recipe if precision.fp8 is not None else precision.dtype]
+    return max(_LEAST_TOLERANCE, _STANDARD_DEVIATIONS * beta * spread / 2 / math.sqrt(pairs))
 
 
 def numerics_key(precision: PrecisionConfig) -> Json:

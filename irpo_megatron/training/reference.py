@@ -61,16 +61,18 @@ def run(request: ReferenceRequest) -> None:
             if place.is_main
             else None
         )
-        # Each data-parallel replica takes every data_size-th shard; within a replica all ranks work on the same one.
-        for index in missing[place.data_rank :: place.data_size]:
-            watchdog.beat(f"shard {index}")
-            micro_batches = row_batches(shards[index], batching, place, head)
-            log_probs = _log_probs(chunks, micro_batches, place)
-            if place.holds_results:
-                write_rows(_shard_path(request.output, index), log_probs, ReferenceLogProb)
+        # A shard a data-parallel replica, all ranks of which work on it; then all replicas wait for each other, so that
+        # none comes so far ahead that its wait at the end looks like a stall.
+        for start in range(0, len(missing), place.data_size):
+            round_ = missing[start : start + place.data_size]
+            watchdog.beat(f"shards {round_}")
+            for index in round_[place.data_rank : place.data_rank + 1]:
+                log_probs = _log_probs(chunks, row_batches(shards[index], batching, place, head), place)
+                if place.holds_results:
+                    write_rows(_shard_path(request.output, index), log_probs, ReferenceLogProb)
+            dist.barrier()
             if progress is not None:
-                progress.advance(min(place.data_size, len(missing) - missing.index(index)))
-        dist.barrier()
+                progress.advance(len(round_))
 
 
 def _shard_path(directory: Path, index: int) -> Path:

@@ -87,6 +87,7 @@ class Trainer:
             )
         except NonFiniteStep as error:
             if self._skipped >= self._request.training.skip_bad_batches:
+                self.finish_saving()  # what was being written is good, and the error is every rank's
                 raise
             self._skipped += 1
             logger.warning("left out batch %d of %d: %s", self._skipped, self._request.training.skip_bad_batches, error)

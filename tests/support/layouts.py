@@ -7,6 +7,7 @@ forked from a process that has imported them, and go through all variants.
 from __future__ import annotations
 
 import contextlib
+import importlib
 import json
 import logging
 import os
@@ -63,9 +64,20 @@ def metrics_of(variant: Variant) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (variant.training.output / "metrics.jsonl").read_text().splitlines()]
 
 
+def run_alone(stage: str, requests: Sequence[Request]) -> None:
+    """Run a stage of one process on each request in turn."""
+    _fork(_alone, (stage, list(requests)))
+
+
 def import_models(folders: Mapping[Path, Path]) -> list[Path]:
     """Hugging Face folder -> where to put what is made of it; the Megatron checkpoints."""
-    _fork(_import, (dict(folders),))
+    run_alone(
+        "irpo_megatron.conversion.import_stage",
+        [
+            ImportRequest(output=output, iteration=0, launch=LaunchConfig(threads=1), model_folder=folder)
+            for folder, output in folders.items()
+        ],
+    )
     return [output / "step-000000" for output in folders.values()]
 
 
@@ -134,13 +146,10 @@ class _StopAfter:
         return self._left <= 0
 
 
-def _import(_: int, folders: Mapping[Path, Path]) -> None:
-    from irpo_megatron.conversion import import_stage
-
-    for folder, output in folders.items():
-        output.mkdir(parents=True)
-        launch = LaunchConfig(threads=1)
-        import_stage.run(ImportRequest(output=output, iteration=0, launch=launch, model_folder=folder))
+def _alone(_: int, stage: str, requests: Sequence[Request]) -> None:
+    for request in requests:
+        request.output.mkdir(parents=True)
+        importlib.import_module(stage).run(request)
 
 
 def _load(_: int, checkpoints: Sequence[Path], results: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,13 +24,13 @@ from irpo_megatron.requests import ImportRequest, ReferenceRequest, Request, Tra
 ONE_THREAD = LaunchConfig(threads=1)
 
 
-def run_request(module: str, request: Request, *, processes: int = 1) -> None:
-    """Run one stage's process and wait."""
+def run_request(module: str, request: Request, *, processes: int = 1, watch: Callable[[], None] = lambda: None) -> None:
+    """Run one stage's process and wait; `watch` is called a few times a second."""
     request.output.mkdir(parents=True, exist_ok=True)
     path = request.output.with_name(f"{request.output.name}.request.json")
     write_json(path, request.model_dump(mode="json"))
     log = request.output.with_name(f"{request.output.name}.log")
-    run_stage_process(module, path, processes=processes, threads=1, log=log, watch=lambda: None)
+    run_stage_process(module, path, processes=processes, threads=1, log=log, watch=watch)
 
 
 def import_model(folder: Path, output: Path) -> Path:

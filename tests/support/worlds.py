@@ -38,8 +38,11 @@ LOSS = LossConfig(alpha=0.7, beta=0.3)
 FP32 = PrecisionConfig()
 
 # How pairs become micro-batches.
-FEW_TOKENS: dict[str, Any] = {"micro_batch_tokens": 48}  # several micro-batches a step, and pairs too long for any
-MANY_TOKENS: dict[str, Any] = {"micro_batch_tokens": 4096}  # one micro-batch a step
+FEW_TOKENS: dict[str, Any] = {
+    "micro_batch_size": None,
+    "micro_batch_tokens": 48,
+}  # several micro-batches a step, and pairs too long for any
+MANY_TOKENS: dict[str, Any] = {"micro_batch_size": None, "micro_batch_tokens": 4096}  # one micro-batch a step
 ONE_PAIR: dict[str, Any] = {"micro_batch_size": 1}
 TWO_PAIRS: dict[str, Any] = {"micro_batch_size": 2}
 

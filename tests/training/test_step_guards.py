@@ -74,8 +74,8 @@ def _micro_batches(rank: int, *, with_rejected: bool) -> list[PairBatch]:
 
 def _step(
     pair: int | None, failure: Exception | None, tolerance: float | None, with_rejected: bool, shift: float = 0.0
-) -> tuple[str, int, dict[str, float]]:
-    """(what was raised, optimizer steps, means) where the chosen one of a pair has a log-prob that is not finite.
+) -> tuple[str, int, dict[str, float], float]:
+    """(what was raised, optimizer steps, means, this rank's loss); the chosen one of `pair` has no finite log-prob.
 
     Log-probs are those of the reference plus a shift of the chosen ones.
     """
@@ -94,9 +94,12 @@ def _step(
                 for offset, log_prob in enumerate((-2.0 + shift, -3.0)[: 1 + with_rejected]):
                     mine = batch.sequences.completion_of == (1 + with_rejected) * index + offset
                     tokens[mine.nonzero()[0]] = math.nan if name == broken and offset == 0 else log_prob
-            kept.append(loss(batch, tokens)[1])
+            value, of_batch = loss(batch, tokens)
+            kept.append(of_batch)
+            losses.append(float(value))
         return kept
 
+    losses: list[float] = []
     step.forward_backward = forward_backward  # type: ignore[assignment]
     optimizer: Any = _Optimizer(failure)
     said, means = "", {}
@@ -111,7 +114,7 @@ def _step(
         ).means
     except (NonFiniteStep, ReferenceMismatch) as error:
         said = f"{type(error).__name__}: {error}"
-    return said, optimizer.steps, means
+    return said, optimizer.steps, means, sum(losses)
 
 
 def test_means_are_over_the_pairs_of_the_global_batch_and_fillers_add_nothing() -> None:
@@ -119,7 +122,9 @@ def test_means_are_over_the_pairs_of_the_global_batch_and_fillers_add_nothing() 
     pairs = hurtful_pairs(5, vocabulary=9)
     nll = sum(1.8 / len(pair.chosen_ids) for pair in pairs) / 5
     dpo = math.log(1 + math.exp(-0.1))
-    for said, steps, means in on_ranks(2, _step, None, None, None, True, 0.2):
+    by_rank = on_ranks(2, _step, None, None, None, True, 0.2)
+    assert sum(loss for *_, loss in by_rank) == pytest.approx(dpo + nll), "what is differentiated adds up to the mean"
+    for said, steps, means, _ in by_rank:
         assert (said, steps) == ("", 1)
         assert means == pytest.approx(
             {
@@ -138,13 +143,14 @@ def test_means_are_over_the_pairs_of_the_global_batch_and_fillers_add_nothing() 
 @pytest.mark.parametrize("pair", [1, 4])
 def test_a_loss_that_is_not_finite_names_its_pair_on_every_rank(pair: int, with_rejected: bool) -> None:
     expected = f"NonFiniteStep: the loss is not finite for the pairs train-{pair:06d}/000; nothing was updated"
-    assert on_ranks(2, _step, pair, None, None, with_rejected) == [(expected, 0, {})] * 2
+    for said, steps, means, _ in on_ranks(2, _step, pair, None, None, with_rejected):
+        assert (said, steps, means) == (expected, 0, {})
 
 
 def test_a_gradient_that_is_not_finite_names_the_batch() -> None:
     pairs = ", ".join(f"train-{index:06d}/000" for index in range(6))
     failure = NonFiniteGradient("gradient norm is inf")
-    for said, _, _ in on_ranks(2, _step, None, failure, None, True):
+    for said, *_ in on_ranks(2, _step, None, failure, None, True):
         assert said == (
             "NonFiniteStep: gradient norm is inf; each pair's loss is finite; "
             f"the batch held the pairs {pairs}; nothing was updated"
@@ -164,6 +170,6 @@ def test_a_gradient_that_is_not_finite_names_the_batch() -> None:
 def test_the_first_step_is_checked_before_the_update(
     shift: float, tolerance: float | None, with_rejected: bool, is_refused: bool
 ) -> None:
-    for said, steps, _ in on_ranks(2, _step, None, None, tolerance, with_rejected, shift):
+    for said, steps, *_ in on_ranks(2, _step, None, None, tolerance, with_rejected, shift):
         assert said.startswith("ReferenceMismatch: the DPO term at step 0 is 0.6443967") == is_refused
         assert steps == (0 if is_refused else 1)
