@@ -99,7 +99,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=4, help="how often the sides take turns")
     parser.add_argument("--segment-steps", type=int, default=2, help="optimizer steps a turn")
     parser.add_argument("--batch", type=int, default=16, help="pairs an optimizer step")
-    parser.add_argument("--micro-tokens", type=int, default=4096, help="training.micro_batch_tokens of this side")
+    parser.add_argument("--micro-tokens", type=int, default=1024, help="training.micro_batch_tokens of this side")
     parser.add_argument("--trl", type=version_and_micro, nargs="+", default=TRL, help="VERSION:PAIRS a micro-batch")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
     parser.add_argument("--peak-tflops", type=float, help="nominal peak of a GPU, for MFU; else as measured here")
