@@ -18,8 +18,8 @@ from __future__ import annotations
 import argparse
 import contextlib
 import platform
-import shutil
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -54,25 +54,30 @@ VARIANTS["none of the three"] = {key: value for off in VARIANTS.values() for key
 
 
 def main() -> None:
-    console = Console(width=max(120, Console().width))
     arguments = parse_arguments()
     folder: Path = arguments.runs.resolve()
-    shutil.rmtree(folder / "work", ignore_errors=True)
-    inputs = make_inputs(
-        folder / "work", arguments.data, size=arguments.size, pairs=arguments.batch * arguments.segment_steps
-    )
+    folder.mkdir(parents=True, exist_ok=True)
+    # Of its own, so that two runs at once do not meet.
+    with tempfile.TemporaryDirectory(prefix="work-", dir=folder, ignore_cleanup_errors=True) as work:
+        run(arguments, folder, Path(work))
+
+
+def run(arguments: argparse.Namespace, folder: Path, work: Path) -> None:
+    """Make the inputs, compare, write the figures to `folder`."""
+    console = Console(width=max(120, Console().width))
+    inputs = make_inputs(work, arguments.data, size=arguments.size, pairs=arguments.batch * arguments.segment_steps)
     console.print(
         f"{len(inputs.pairs)} pairs a segment. Mean tokens: {inputs.question_tokens:.0f} a question, "
         f"{inputs.solution_tokens:.0f} a solution, {inputs.useful_tokens / len(inputs.pairs):.0f} a pair."
     )
     request = base_request(
         inputs,
-        folder / "work",
+        work,
         threads=arguments.threads,
         dtype="bf16" if ON_CUDA else "fp32",
         training={"global_batch_size": arguments.batch, "micro_batch_tokens": arguments.micro_tokens},
     )
-    bench = Bench(arguments, inputs, request, folder / "work")
+    bench = Bench(arguments, inputs, request, work)
     if arguments.profile:
         with bench.ours(OURS) as worker:
             print(worker.ask(profile=arguments.profile)["table"])
@@ -99,7 +104,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=4, help="how often the sides take turns")
     parser.add_argument("--segment-steps", type=int, default=2, help="optimizer steps a turn")
     parser.add_argument("--batch", type=int, default=16, help="pairs an optimizer step")
-    parser.add_argument("--micro-tokens", type=int, default=1024, help="training.micro_batch_tokens of this side")
+    micro_tokens = 16384 if ON_CUDA else 1024
+    parser.add_argument("--micro-tokens", type=int, default=micro_tokens, help="training.micro_batch_tokens, this side")
     parser.add_argument("--trl", type=version_and_micro, nargs="+", default=TRL, help="VERSION:PAIRS a micro-batch")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads of each side")
     parser.add_argument("--peak-tflops", type=float, help="nominal peak of a GPU, for MFU; else as measured here")

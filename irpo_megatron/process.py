@@ -83,3 +83,7 @@ def die_with_parent() -> None:
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+if (
+    __name__ == "__mp_main__"
+):  # a helper that the stage spawned: torchrun kills a rank, but not what the rank has started
+    die_with_parent()

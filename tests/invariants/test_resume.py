@@ -29,8 +29,10 @@ from support.worlds import (
 
 from irpo_megatron.artifacts import read_json, write_json
 from irpo_megatron.config import ParallelConfig
+from irpo_megatron.engine.checkpoint import CheckpointWriter
 from irpo_megatron.errors import Interrupted, StageError
 from irpo_megatron.request_files import listening_path, stop_path
+from irpo_megatron.training import trainer
 
 ONE_PROCESS = ParallelConfig()
 TWO_RANKS = ParallelConfig(data=2)
@@ -193,14 +195,18 @@ def test_killed_at_any_step_it_comes_to_the_same(
     """A rank is killed wherever it happens to be; half of the steps are saved."""
     variant = undisturbed.variant(f"killed-{parallel.world_size}", parallel, save_every=2, **FEW_TOKENS)
     random_ = random.Random(parallel.world_size)
+    helpers: list[psutil.Process] = []
 
     def kill() -> None:
         time.sleep(random_.uniform(0, 0.3))  # also in the midst of saving
-        random_.choice(ranks_of(variant)).kill()
+        ranks = ranks_of(variant)
+        helpers.extend(helper for rank in ranks for helper in rank.children(recursive=True))
+        random_.choice(ranks).kill()
 
     for steps in kills:
         with pytest.raises(StageError):
             run_stage(variant, watch=once_it_has_done(steps, variant, kill))
+        assert not psutil.wait_procs(helpers, timeout=10)[1], "what a rank has started ends with it"
         assert not last_checkpoint(variant).exists(), "it was killed too late"
     run_stage(variant)
     undisturbed.assert_same(variant)
@@ -258,6 +264,16 @@ def test_resume_points(undisturbed: Undisturbed, worlds: dict[str, World]) -> No
         shutil.copytree(newest, newest.with_name(name))
     run_variants(2, [variant])
     assert figures_of(variant)[:7] == figures_of(refused)[:7]
+    undisturbed.assert_same(variant)
+
+
+def test_points_written_while_training_goes_on(undisturbed: Undisturbed, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on CUDA; what is written is the state of the step, whatever is computed meanwhile."""
+    monkeypatch.setattr(trainer, "CheckpointWriter", lambda **_: CheckpointWriter(asynchronous=True))
+    variant = undisturbed.variant("meanwhile", TWO_RANKS, save_every=1, keep_resume_points=2, **FEW_TOKENS)
+    run_variants(2, [replace(variant, stop_after=7)])
+    assert saved_steps(variant) == ["step-000006", "step-000007"]
+    run_variants(2, [variant])
     undisturbed.assert_same(variant)
 
 
