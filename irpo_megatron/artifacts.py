@@ -14,6 +14,7 @@ import hashlib
 import json
 import os
 import shutil
+import threading
 import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
@@ -31,6 +32,8 @@ _PRUNED = "pruned"
 _SCAFFOLDING = (MANIFEST, PLAN, PROGRESS, SECONDS)
 _LEFTOVER = ".*.tmp"
 """What a writer that was killed leaves behind."""
+_REMEMBERED = ".{}.sha256"
+"""Beside a large file: its digest, computed while it was written."""
 
 Json: TypeAlias = dict[str, Any]
 
@@ -111,9 +114,12 @@ def commit_stage(directory: Path) -> None:
     partial = partial_directory(directory)
     for leftover in partial.rglob(_LEFTOVER):
         leftover.unlink()  # of a writer that was killed
-    scaffolding = {partial / name for name in _SCAFFOLDING}
+    scaffolding = {partial / name for name in _SCAFFOLDING} | set(partial.rglob(_REMEMBERED.format("*")))
     outputs = {
-        str(path.relative_to(partial)): {"bytes": path.stat().st_size, "sha256": file_digest(path)}
+        str(path.relative_to(partial)): {
+            "bytes": path.stat().st_size,
+            "sha256": remembered_digest(path) or file_digest(path),
+        }
         for path in sorted(partial.rglob("*"))
         if path.is_file() and path not in scaffolding
     }
@@ -123,6 +129,8 @@ def commit_stage(directory: Path) -> None:
     # Only now: a stage killed before the rename still finds its plan, and commits again.
     for name in (PLAN, PROGRESS, SECONDS):
         (directory / name).unlink(missing_ok=True)
+    for path in directory.rglob(_REMEMBERED.format("*")):
+        path.unlink()
 
 
 def manifest_digest(directory: Path) -> str:
@@ -240,15 +248,17 @@ class ProgressWriter:
         self._unit = unit
         self._written = 0.0
         self._done = done
+        self._lock = threading.Lock()
         self.advance(0)
 
     def advance(self, count: int) -> None:
-        """`count` more are done."""
-        self._done += count
-        now = time.monotonic()
-        if now - self._written >= 0.5 or self._done == self._total:
-            self._written = now
-            write_json(self._path, {"done": self._done, "total": self._total, "unit": self._unit})
+        """`count` more are done; from any thread."""
+        with self._lock:
+            self._done += count
+            now = time.monotonic()
+            if now - self._written >= 0.5 or self._done == self._total:
+                self._written = now
+                write_json(self._path, {"done": self._done, "total": self._total, "unit": self._unit})
 
 
 def read_progress(partial: Path) -> Progress | None:
@@ -295,14 +305,38 @@ def file_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
+def remember_digest(path: Path, sha256: str) -> None:
+    """Note the digest of a large file that is whole, so that nobody has to read it again."""
+    stat = path.stat()
+    record = {"bytes": stat.st_size, "modified_ns": stat.st_mtime_ns, "sha256": sha256}
+    write_json(path.with_name(_REMEMBERED.format(path.name)), record)
+
+
+def remembered_digest(path: Path) -> str | None:
+    """What `remember_digest` noted, if the file is still the one that it was."""
+    note = path.with_name(_REMEMBERED.format(path.name))
+    if not (path.is_file() and note.is_file()):
+        return None
+    stat, record = path.stat(), read_json(note)
+    unchanged = (record["bytes"], record["modified_ns"]) == (stat.st_size, stat.st_mtime_ns)
+    return str(record["sha256"]) if unchanged else None
+
+
 @contextlib.contextmanager
 def stage_clock(partial: Path) -> Iterator[None]:
     """Adds the wall time of this attempt to those before it, also when the attempt fails."""
     started = time.monotonic()
+
+    def note() -> None:
+        write_json(partial / SECONDS, {"seconds": seconds_so_far(partial) + time.monotonic() - started})
+
     try:
         yield
-    finally:
-        write_json(partial / SECONDS, {"seconds": seconds_so_far(partial) + time.monotonic() - started})
+    except BaseException:
+        with contextlib.suppress(OSError):  # a disk that is full, say: what happened first is what matters
+            note()
+        raise
+    note()
 
 
 def seconds_so_far(partial: Path) -> float:

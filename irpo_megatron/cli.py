@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -16,6 +16,7 @@ import typer
 from rich.console import Console as RichConsole
 from rich.table import Table
 
+from irpo_megatron import cli_convert, cli_release
 from irpo_megatron.artifacts import read_json
 from irpo_megatron.config_file import load_config
 from irpo_megatron.config_text import describe
@@ -68,10 +69,10 @@ def status_command(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", he
     RichConsole(highlight=False).print(table)
 
 
-def _add_stage_command(stage: str) -> None:
+def _add_stage_command(stage: str, into: typer.Typer, name: str) -> None:
     summary = (STAGES[stage].__doc__ or "").strip().splitlines()[0]
 
-    @app.command(stage, help=f"Run one stage alone. {summary}")
+    @into.command(name, help=f"Run one stage alone. {summary}")
     def stage_command(
         config: ConfigPath, overrides: Overrides = None, iteration: Iteration = 1, redo: Redo = False
     ) -> None:
@@ -80,7 +81,12 @@ def _add_stage_command(stage: str) -> None:
 
 
 for _stage in STAGES:
-    _add_stage_command(_stage)
+    if _stage == "convert":  # one of several conversions
+        _add_stage_command(_stage, cli_convert.app, "stage")
+    else:
+        _add_stage_command(_stage, app, _stage)
+app.add_typer(cli_convert.app, name="convert")
+app.command("release", help=cli_release.HELP)(cli_release.release_command)
 
 
 class _ControlC(Exception):
@@ -105,10 +111,10 @@ def _print_results(run_dir: Path) -> None:
     RichConsole(highlight=False).print(table)
 
 
-def main() -> None:
+def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exits 2 for a user's mistake, 1 for a failed stage, 75 when asked to stop, without a traceback."""
     try:
-        app()
+        app(arguments)
     except UserError as error:
         _fail(f"error: {error}", status=2)
     except StageError as error:

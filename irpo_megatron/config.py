@@ -13,6 +13,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
 
 Method = Literal["irpo", "star", "sft"]
+ExportDtype = Literal["fp32", "bf16", "fp16"]
 
 
 def _no_bool(value: object) -> object:
@@ -244,6 +245,13 @@ class ParallelConfig(Section):
         return self.tensor * self.context * self.pipeline * self.data
 
 
+class ConversionConfig(Section):
+    """What M_t is written as for generation, evaluation and release."""
+
+    dtype: ExportDtype | None = None
+    """Type of the weights; null writes them in what they were trained in."""
+
+
 class SelectionConfig(Section):
     """The choice of a checkpoint on held-out training problems."""
 
@@ -309,6 +317,7 @@ class Config(Section):
     precision: PrecisionConfig = PrecisionConfig()
     parallel: ParallelConfig = ParallelConfig()
     selection: SelectionConfig = SelectionConfig()
+    conversion: ConversionConfig = ConversionConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
     tracking: TrackingConfig = TrackingConfig()
     launch: LaunchConfig = LaunchConfig()

@@ -15,7 +15,13 @@ from typing import Any
 from irpo_megatron.artifacts import Json, read_json
 from irpo_megatron.errors import UserError
 
-ARCHITECTURE = "LlamaForCausalLM"
+ARCHITECTURES = {
+    "LlamaForCausalLM": "llama",
+    "MistralForCausalLM": "mistral",
+    "Qwen2ForCausalLM": "qwen2",
+    "Qwen3ForCausalLM": "qwen3",
+}
+"""What can be converted and trained, with the `model_type` of each."""
 _SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
@@ -41,7 +47,7 @@ class ModelFolder:
 
 
 def open_model_folder(path: Path) -> ModelFolder:
-    """Check a Llama folder: its config.json, and that every weight file is whole and holds what the index says.
+    """Check a folder: its config.json, and that every weight file is whole and holds what the index says.
 
     Raises:
         UserError: the folder, config.json or the weights are missing or malformed, or the architecture is another.
@@ -95,11 +101,19 @@ def _read_config(path: Path) -> Json:
             "point to the folder that holds config.json itself (in the Hub's cache: snapshots/<revision>)",
         )
     config = read_json(path / CONFIG)
-    if config.get("architectures") != [ARCHITECTURE]:
+    architectures, model_type = config.get("architectures"), config.get("model_type")
+    found = next((name for name in ARCHITECTURES if architectures == [name]), None)
+    if found is None:
         raise UserError(
-            f"{path / CONFIG} has architectures = {config.get('architectures')}",
-            f"the architecture that this package converts and trains is {ARCHITECTURE}",
-            "use a Llama model (Llama 2, Llama 3.0 and their derivatives)",
+            f"{path / CONFIG} has architectures = {json.dumps(architectures)}",
+            f"the architectures that this package converts and trains are {', '.join(ARCHITECTURES)}",
+            "use a Llama 2 or 3, a Mistral, a Qwen 2, 2.5 or 3 without experts, or a derivative",
+        )
+    if model_type != ARCHITECTURES[found]:
+        raise UserError(
+            f"{path / CONFIG} has architectures = {json.dumps(architectures)}, model_type = {json.dumps(model_type)}",
+            f"the model_type of {found} is {ARCHITECTURES[found]}",
+            f"restore {CONFIG}",
         )
     return config
 

@@ -13,6 +13,7 @@ from irpo_megatron.artifacts import Json, flatten
 from irpo_megatron.config import (
     RESULT_NEUTRAL,
     Config,
+    ConversionConfig,
     DataConfig,
     EvaluationConfig,
     GenerationConfig,
@@ -150,6 +151,7 @@ class TrainRequest(Request):
 class ImportRequest(Request):
     """Convert M_0 from Hugging Face to Megatron: a Megatron checkpoint."""
 
+    parallel: ParallelConfig
     launch: LaunchConfig
     model_folder: Path
 
@@ -157,6 +159,7 @@ class ImportRequest(Request):
 class ExportRequest(Request):
     """Convert Megatron checkpoints to Hugging Face folders."""
 
+    conversion: ConversionConfig
     launch: LaunchConfig
     checkpoints: dict[str, Path]
     """Name of the folder to write below `output` (`.` is `output` itself) -> Megatron checkpoint."""

@@ -11,13 +11,14 @@ import pytest
 from safetensors.numpy import save_file
 
 from irpo_megatron.errors import UserError
-from irpo_megatron.model_folder import open_model_folder, require_context
+from irpo_megatron.model_folder import ARCHITECTURES, open_model_folder, require_context
 
 CONFIG: dict[str, Any] = {
     "architectures": ["LlamaForCausalLM"],
     "hidden_size": 32,
     "intermediate_size": 48,
     "max_position_embeddings": 64,
+    "model_type": "llama",
     "num_attention_heads": 4,
     "num_hidden_layers": 2,
     "vocab_size": 30,
@@ -93,14 +94,29 @@ def test_malformed_config(folder: Path, text: str) -> None:
         open_model_folder(folder)
 
 
-@pytest.mark.parametrize("architectures", [None, [], ["MistralForCausalLM"], ["LlamaForCausalLM", "Other"]])
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture(folder: Path, architecture: str) -> None:
+    write_config(folder, architectures=[architecture], model_type=ARCHITECTURES[architecture])
+    assert open_model_folder(folder).config["architectures"] == [architecture]
+
+
+@pytest.mark.parametrize(
+    "architectures", [None, [], {}, 3, "LlamaForCausalLM", ["GemmaForCausalLM"], [[]], ["LlamaForCausalLM", "Other"]]
+)
 def test_other_architecture(folder: Path, architectures: object) -> None:
     write_config(folder, architectures=architectures)
-    with pytest.raises(UserError, match="architectures = "):
+    with pytest.raises(UserError, match=r"architectures = .*\n.*LlamaForCausalLM, MistralForCausalLM, "):
         open_model_folder(folder)
 
 
-@pytest.mark.parametrize("key", sorted(CONFIG.keys() - {"architectures"}))
+@pytest.mark.parametrize("model_type", [None, "mistral", ["llama"]])
+def test_an_architecture_of_another_model_type(folder: Path, model_type: object) -> None:
+    write_config(folder, model_type=model_type)
+    with pytest.raises(UserError, match=r"model_type = .*\n.*the model_type of LlamaForCausalLM is llama"):
+        open_model_folder(folder)
+
+
+@pytest.mark.parametrize("key", sorted(CONFIG.keys() - {"architectures", "model_type"}))
 @pytest.mark.parametrize("value", [None, 0, -1, "64", 64.0, True])
 def test_sizes_are_whole_numbers(folder: Path, key: str, value: object) -> None:
     write_config(folder, **{key: value})

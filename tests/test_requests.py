@@ -144,6 +144,7 @@ CHANGES: dict[str, Any] = {
     "model.path": "m",
     "model.recipe": "r.yaml",
     "model.random.tokenizer.kind": "characters",
+    "conversion.dtype": "bf16",
     "data.train": "other.jsonl",
     "data.test": "other.jsonl",
     "generation.temperature": 0.7,
@@ -198,5 +199,5 @@ def test_every_section_is_read_by_a_stage() -> None:
         if isinstance(field.annotation, type) and not isinstance(field.annotation, types.GenericAlias)
         if issubclass(field.annotation, Section)
     }
-    assert len(sections) == 13
+    assert len(sections) == 14
     assert sections <= read

@@ -1,19 +1,11 @@
-"""Convert a Hugging Face folder to a Megatron checkpoint, in one process.
+"""Hugging Face folder -> Megatron checkpoint: `irpo convert hf-to-megatron`.
 
-.venv/bin/python tools/hf_to_megatron.py HF_FOLDER OUTPUT
+.venv/bin/python tools/hf_to_megatron.py --help
 """
 
-import argparse
-from pathlib import Path
+import sys
 
-from irpo_megatron.config import LaunchConfig
-from irpo_megatron.conversion.import_stage import run
-from irpo_megatron.requests import ImportRequest
+from irpo_megatron.cli import main
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path, help="Hugging Face folder of a Llama")
-    parser.add_argument("output", type=Path, help="where step-000000/ is written")
-    arguments = parser.parse_args()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    run(ImportRequest(output=arguments.output, iteration=0, launch=LaunchConfig(), model_folder=arguments.folder))
+    main(["convert", "hf-to-megatron", *sys.argv[1:]])

@@ -20,7 +20,7 @@ from safetensors.numpy import save_file
 from irpo_megatron.artifacts import Json, write_json
 from irpo_megatron.base_model.tokenizers import BOS_ID, EOS_ID, PAD_ID
 from irpo_megatron.config import RandomModel
-from irpo_megatron.model_folder import ARCHITECTURE, CONFIG, WEIGHTS
+from irpo_megatron.model_folder import CONFIG, WEIGHTS
 from irpo_megatron.seeds import derive_seed
 
 STANDARD_DEVIATION = 0.02
@@ -40,7 +40,7 @@ def write_random_llama(folder: Path, shape: RandomModel, *, vocabulary: int, see
 def llama_config(shape: RandomModel, vocabulary: int) -> Json:
     """config.json; names that changed with transformers 5 stand in it twice."""
     return {
-        "architectures": [ARCHITECTURE],
+        "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": vocabulary,
         "hidden_size": shape.hidden_size,

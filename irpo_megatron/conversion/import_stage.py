@@ -5,77 +5,70 @@ python -m irpo_megatron.process irpo_megatron.conversion.import_stage REQUEST.js
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
-import torch
-from safetensors import safe_open
-
-from irpo_megatron.artifacts import ProgressWriter, step_name
+from irpo_megatron.artifacts import ProgressWriter, partial_directory, step_name, write_json
 from irpo_megatron.config import ParallelConfig
-from irpo_megatron.conversion.llama import COMPUTED_SUFFIXES, table
+from irpo_megatron.conversion.disk import room_for
+from irpo_megatron.conversion.into_megatron import count_boxes, write_checkpoint
+from irpo_megatron.conversion.progress import Progress
 from irpo_megatron.conversion.verify import require_same_logits
-from irpo_megatron.engine.architecture import Architecture, read_architecture
-from irpo_megatron.engine.checkpoint import CheckpointWriter
-from irpo_megatron.engine.model import build_model
+from irpo_megatron.conversion.weights import Weights
+from irpo_megatron.engine.architecture import read_architecture
+from irpo_megatron.engine.checkpoint import CONFIG, STATE
 from irpo_megatron.engine.parallel import parallel_world
-from irpo_megatron.errors import UserError
-from irpo_megatron.model_folder import ModelFolder, open_model_folder
+from irpo_megatron.model_folder import open_model_folder
 from irpo_megatron.requests import ImportRequest
 
 
 def run(request: ImportRequest) -> None:
-    """Write the checkpoint `step-000000`: one process, one layout; loading reshards.
+    """Write the checkpoint `step-000000`, and judge it by logits.
 
     Raises:
-        RuntimeError: the Megatron model computes other logits than the folder, loaded by transformers.
+        UserError: the folder is not a model of a family that is supported, or is damaged.
+        RuntimeError: the checkpoint computes other logits than the folder, loaded by transformers.
     """
-    folder = open_model_folder(request.model_folder)
-    architecture = read_architecture(folder.config)
+    checkpoint = request.output / step_name(0)
+    if not checkpoint.exists():
+        partial = partial_directory(checkpoint)
+        shutil.rmtree(partial, ignore_errors=True)  # of an attempt that was killed
+        convert(
+            request.model_folder,
+            partial,
+            tensor_parallel=request.parallel.tensor,
+            threads=request.launch.threads,
+            progress=lambda total: ProgressWriter(request.output, total=total, unit="tensors").advance,
+        )
+        partial.rename(checkpoint)
     with parallel_world(ParallelConfig(), threads=request.launch.threads) as place:
-        (model,) = build_model(architecture, place)
-        load_hugging_face(model, architecture, folder, request.output)
-        require_same_logits(model, architecture, folder.path, place)
-        CheckpointWriter(asynchronous=False).save_model(request.output / step_name(0), [model], folder.config)
+        require_same_logits(checkpoint, request.model_folder, place)
 
 
-def load_hugging_face(model: torch.nn.Module, architecture: Architecture, folder: ModelFolder, output: Path) -> None:
-    """Fill a single-process model with a folder's tensors, one at a time.
+def convert(folder: Path, checkpoint: Path, *, tensor_parallel: int, threads: int, progress: Progress) -> None:
+    """Write a checkpoint into a directory.
+
+    Args:
+        checkpoint: Not yet where it is looked for.
+        tensor_parallel: The layout that it will be read at, most of the time.
+        threads: Tensors read and written at a time.
+        progress: Told of parts of tensors.
 
     Raises:
-        UserError: a tensor is missing, has another shape, or is not in the table.
+        UserError: the folder is not a model of a family that is supported, or is damaged; or the disk is full.
     """
-    parameters = dict(model.named_parameters())
-    entries = list(table(architecture))
-    _require_same_names(folder, {name for entry in entries for name in entry.hugging_face})
-    progress = ProgressWriter(output, total=len(entries), unit="tensors")
-    for entry in entries:
-        joined = entry.join([_read(folder, name) for name in entry.hugging_face])
-        target = parameters.pop(entry.megatron)
-        if joined.shape != target.shape:
-            raise UserError(
-                f"{' + '.join(entry.hugging_face)} of {folder.path} make {tuple(joined.shape)}",
-                f"by config.json it should be {tuple(target.shape)}",
-                "the weights do not belong to this config.json: restore one of them",
-            )
-        with torch.no_grad():
-            target.copy_(joined)
-        progress.advance(1)
-    assert not parameters, f"the table of the Llama family leaves out {sorted(parameters)}"
-
-
-def _require_same_names(folder: ModelFolder, expected: set[str]) -> None:
-    found = {name for name in folder.weight_files if not name.endswith(COMPUTED_SUFFIXES)}
-    for names, what in ((expected - found, "lacks"), (found - expected, "has, besides those of a Llama,")):
-        if names:
-            shown = ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-            raise UserError(
-                f"{folder.path} {what} the tensors {shown}",
-                "a Llama checkpoint has exactly the tensors that its config.json implies",
-                "restore the folder; a tied lm_head needs tie_word_embeddings in config.json",
-            )
-
-
-def _read(folder: ModelFolder, name: str) -> torch.Tensor:
-    with safe_open(folder.weight_files[name], framework="pt") as file:
-        tensor: torch.Tensor = file.get_tensor(name)
-    return tensor
+    model = open_model_folder(folder)
+    architecture = read_architecture(model.config)
+    weights = Weights(model, architecture)
+    shutil.rmtree(checkpoint / STATE, ignore_errors=True)  # of an attempt that was killed
+    checkpoint.mkdir(parents=True, exist_ok=True)
+    write_json(checkpoint / CONFIG, model.config)
+    with room_for(weights.bytes, checkpoint):
+        write_checkpoint(
+            checkpoint / STATE,
+            weights,
+            architecture,
+            tensor_parallel=tensor_parallel,
+            threads=threads,
+            advance=progress(count_boxes(weights, tensor_parallel)),
+        )

@@ -1,43 +1,88 @@
-"""The judge of a conversion: does the folder, loaded by transformers, compute what the Megatron model computes?"""
+"""The judge of a conversion: do a folder, loaded by transformers, and a checkpoint compute the same?"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from irpo_megatron.engine.architecture import Architecture
+from irpo_megatron.config import ParallelConfig
+from irpo_megatron.conversion.out_of_megatron import CheckpointWeights
+from irpo_megatron.conversion.weights import Weights
+from irpo_megatron.engine.architecture import Architecture, read_architecture
+from irpo_megatron.engine.checkpoint import read_config
 from irpo_megatron.engine.logits import logits
-from irpo_megatron.engine.parallel import Place
+from irpo_megatron.engine.model import build_model
+from irpo_megatron.engine.parallel import Place, parallel_world
 from irpo_megatron.engine.policy import Policy
+from irpo_megatron.engine.shards import model_shards
+from irpo_megatron.model_folder import open_model_folder
 
 TOLERANCE = 1e-4
 _ROWS, _TOKENS = 2, 32
+# Both models stand in memory in fp32. Layers all compute alike: of a model that is larger, the first few are enough to
+# tell whether it is understood, and whether their weights are right is told by comparing them one by one.
+_PARAMETERS = 500_000_000
 
 
-def require_same_logits(model: Policy, architecture: Architecture, folder: Path, place: Place) -> None:
-    """Compare logits in fp32 on fixed random tokens.
-
-    Args:
-        model: A single-process model.
+def require_same_logits(checkpoint: Path, folder: Path, place: Place) -> None:
+    """Compare logits in fp32 on fixed random tokens, of as many layers as fit.
 
     Raises:
         RuntimeError: they differ by more than `TOLERANCE`: what is generated from would not be what was trained.
     """
-    difference = logit_difference(model, architecture, folder, place)
+    difference, layers = logit_difference(checkpoint, folder, place)
     if not difference <= TOLERANCE:  # also catches NaN
         raise RuntimeError(
-            f"logits of {folder} differ from the checkpoint's by {difference:.2e}, allowed {TOLERANCE:.0e}"
+            f"logits of {folder} differ from those of {checkpoint} by {difference:.2e} (first {layers} layers), "
+            f"allowed {TOLERANCE:.0e}"
         )
 
 
-def logit_difference(model: Policy, architecture: Architecture, folder: Path, place: Place) -> float:
-    """The largest absolute difference between the two models' logits."""
-    from transformers import AutoModelForCausalLM
+def compare_logits(checkpoint: Path, folder: Path, *, threads: int) -> tuple[float, int]:
+    """`logit_difference` in a process that does nothing else."""
+    with parallel_world(ParallelConfig(), threads=threads) as place:
+        return logit_difference(checkpoint, folder, place)
 
+
+def logit_difference(checkpoint: Path, folder: Path, place: Place) -> tuple[float, int]:
+    """The largest absolute difference between the two models' logits, and how many of their layers were computed."""
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = read_config(checkpoint)
+    whole = read_architecture(config)
+    weights = CheckpointWeights(checkpoint, whole)
+    architecture = replace(whole, layers=_layers_that_fit(weights, whole))
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(architecture.vocabulary, (_ROWS, min(_TOKENS, architecture.context)), generator=generator)
+    written = Weights(open_model_folder(folder), whole)
+    model = _build(weights, written.dtype, architecture, place)
     ours = logits(model, tokens.tolist(), place)[:, : architecture.vocabulary].cpu()
+    cut = AutoConfig.from_pretrained(folder, num_hidden_layers=architecture.layers, local_files_only=True)
     with torch.no_grad():
-        theirs = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True)(tokens).logits
-    return float((ours - theirs.flatten(0, 1)).abs().max())
+        other = AutoModelForCausalLM.from_pretrained(folder, config=cut, dtype=torch.float32, local_files_only=True)
+        theirs = other(tokens).logits
+    return float((ours - theirs.flatten(0, 1)).abs().max()), architecture.layers
+
+
+def _layers_that_fit(weights: CheckpointWeights, architecture: Architecture) -> int:
+    sizes = [0] * architecture.layers
+    once = 0
+    for entry in weights.entries:
+        size = torch.Size(entry.shape).numel()
+        if entry.layer is None:
+            once += size
+        else:
+            sizes[entry.layer] += size
+    return max(1, min(architecture.layers, (_PARAMETERS - once) // sizes[0]))
+
+
+def _build(weights: CheckpointWeights, dtype: torch.dtype, architecture: Architecture, place: Place) -> Policy:
+    """The model of a checkpoint, its weights rounded as the folder's were."""
+    (model,) = build_model(architecture, place)
+    entries = {(entry.key, entry.layer): entry for entry in weights.entries}
+    for shard in model_shards([model]):
+        start, rows = shard.offset[0], shard.data.shape[0]
+        shard.data.copy_(weights.read(entries[shard.key, shard.layer])[start : start + rows].to(dtype))
+    return model

@@ -19,6 +19,7 @@ from megatron.core.transformer.enums import AttnMaskType
 from megatron.core.transformer.transformer_config import TransformerConfig
 from torch.nn.attention.bias import causal_lower_right
 
+from irpo_megatron.engine.rope_config import RopeScaling
 from irpo_megatron.engine.rotary import rotary_table, rotate
 from irpo_megatron.engine.streams import Attend, Piece, attention_calls, positions
 
@@ -50,14 +51,17 @@ class StreamParams(PackedSeqParams):  # type: ignore[misc]
     gather_order: torch.Tensor | None = None
 
     def __post_init__(self) -> None:
-        self._tables: dict[tuple[int, float], tuple[torch.Tensor, torch.Tensor]] = {}
+        self._tables: dict[tuple[int, float, RopeScaling | None], tuple[torch.Tensor, torch.Tensor]] = {}
 
-    def rotary_table(self, *, size: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
+    def rotary_table(
+        self, *, size: int, base: float, scaling: RopeScaling | None = None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """cos and sin for the rank's tokens, computed once for all layers."""
         assert self.positions is not None
-        if (size, base) not in self._tables:
-            self._tables[size, base] = rotary_table(self.positions, size=size, base=base)
-        return self._tables[size, base]
+        key = (size, base, scaling)
+        if key not in self._tables:
+            self._tables[key] = rotary_table(self.positions, size=size, base=base, scaling=scaling)
+        return self._tables[key]
 
 
 def stream_params(
@@ -105,6 +109,7 @@ class StreamAttention(torch.nn.Module):
         self,
         *,
         rope_base: float,
+        rope_scaling: RopeScaling | None = None,
         config: TransformerConfig,
         layer_number: int,
         attn_mask_type: AttnMaskType,
@@ -115,6 +120,7 @@ class StreamAttention(torch.nn.Module):
         super().__init__()
         assert attn_mask_type == AttnMaskType.causal, f"core attention is causal, asked for {attn_mask_type}"
         self.rope_base = rope_base
+        self.rope_scaling = rope_scaling
         self.context_group: dist.ProcessGroup = pg_collection.cp
 
     def forward(
@@ -139,7 +145,7 @@ class StreamAttention(torch.nn.Module):
             [t, heads / TP x head size].
         """
         assert attention_mask is None, "who attends to whom is in packed_seq_params"
-        table = packed_seq_params.rotary_table(size=query.shape[-1], base=self.rope_base)
+        table = packed_seq_params.rotary_table(size=query.shape[-1], base=self.rope_base, scaling=self.rope_scaling)
         query, key = rotate(query, table), rotate(key, table)
         if packed_seq_params.gather_order is not None:
             key, value = self._gather(key, value, packed_seq_params.gather_order)

@@ -5,7 +5,6 @@ A folder appears whole or not at all: every rank writes below a temporary name, 
 
 from __future__ import annotations
 
-import pickle
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,9 +16,9 @@ from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 
 from irpo_megatron.artifacts import Json, partial_directory, read_json, write_json
+from irpo_megatron.engine.checkpoint_metadata import read_metadata
 from irpo_megatron.engine.optimizer import Optimizer
 from irpo_megatron.engine.policy import Policy
-from irpo_megatron.errors import UserError
 
 STATE = "state"
 CONFIG = "config.json"
@@ -39,7 +38,7 @@ class CheckpointWriter:
 
     def save_model(self, directory: Path, model: Sequence[Policy], config: Json) -> None:
         """Write the weights, and the Hugging Face configuration that describes them."""
-        self._save(directory, _model_state(model), {CONFIG: config})
+        self._save(directory, model_state(model), {CONFIG: config})
 
     def save_training(
         self,
@@ -56,7 +55,7 @@ class CheckpointWriter:
             files: JSON objects to write beside it, by name.
             then: Called on rank 0 once the checkpoint is there.
         """
-        state = _model_state(model)
+        state = model_state(model)
         self._save(directory, {**state, **optimizer.sharded_state(state, is_loading=False)}, files, then=then)
 
     def look(self) -> None:
@@ -111,12 +110,12 @@ def load_model(directory: Path, model: Sequence[Policy]) -> None:
     Raises:
         UserError: the folder is incomplete or its metadata is not a checkpoint's.
     """
-    _fill_model(model, _load(directory, _model_state(model)))
+    _fill_model(model, _load(directory, model_state(model)))
 
 
 def load_training(directory: Path, model: Sequence[Policy], optimizer: Optimizer) -> None:
     """Go on from what `save_training` wrote, at this layout or another."""
-    state = _model_state(model)
+    state = model_state(model)
     loaded = _load(directory, {**state, **optimizer.sharded_state(state, is_loading=True)})
     _fill_model(model, loaded)
     optimizer.load_state(loaded)
@@ -129,13 +128,13 @@ def read_config(directory: Path) -> Json:
 
 def stored_dtype(directory: Path) -> torch.dtype:
     """What a checkpoint's weights are stored in: what they were trained in."""
-    metadata = _read_metadata(directory / STATE / ".metadata")
+    metadata = read_metadata(directory / STATE)
     dtypes = {entry.properties.dtype for entry in metadata.state_dict_metadata.values() if hasattr(entry, "properties")}
     assert len(dtypes) == 1, f"{directory} holds weights of several types: {dtypes}"
     return cast(torch.dtype, dtypes.pop())
 
 
-def _model_state(model: Sequence[Policy]) -> dict[str, Any]:
+def model_state(model: Sequence[Policy]) -> dict[str, Any]:
     """One entry a group of layers; the names of the tensors within do not depend on the grouping.
 
     Transformer Engine's extra states are left out. They are pickles, which a checkpoint must not hold, and nothing but
@@ -157,14 +156,7 @@ def _fill_model(model: Sequence[Policy], state: dict[str, Any]) -> None:
 
 
 def _load(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
-    metadata = directory / STATE / ".metadata"
-    if not metadata.is_file():
-        raise UserError(
-            f"{directory} is no complete Megatron checkpoint",
-            "a checkpoint has config.json and state/ with its metadata",
-            "delete the stage's directory so that it is computed again",
-        )
-    _read_metadata(metadata)
+    read_metadata(directory / STATE)  # torch itself would unpickle whatever it holds
     loaded: dict[str, Any] = dist_checkpointing.load(state, str(directory / STATE))
     return loaded
 
@@ -175,62 +167,3 @@ def _on_main_rank(action: Callable[[], object]) -> None:
     if dist.get_rank() == 0:
         action()
     dist.barrier()
-
-
-# Every name that the metadata of a checkpoint of ours refers to.
-_METADATA_NAMES = frozenset(
-    {
-        *(("torch", name) for name in ("Size", "float32", "bfloat16", "float16", "float64", "int64", "int32", "uint8")),
-        ("torch.serialization", "_get_layout"),
-        ("torch.distributed.checkpoint.filesystem", "_StorageInfo"),
-        *(
-            ("torch.distributed.checkpoint.metadata", name)
-            for name in (
-                "BytesStorageMetadata",
-                "ChunkStorageMetadata",
-                "Metadata",
-                "MetadataIndex",
-                "StorageMeta",
-                "TensorProperties",
-                "TensorStorageMetadata",
-                "_MEM_FORMAT_ENCODING",
-            )
-        ),
-        *(
-            ("torch.distributed.checkpoint.planner", name)
-            for name in (
-                "SavePlan",
-                "TensorWriteData",
-                "WriteItem",
-                "WriteItemType",
-            )
-        ),
-    }
-)
-
-
-class _MetadataUnpickler(pickle.Unpickler):
-    """Reads the pickled metadata of torch's checkpoint format, and nothing else that a pickle can hold."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        # Exact names only: `find_class` would follow a dotted one out of its module.
-        if (module, name) not in _METADATA_NAMES:
-            raise pickle.UnpicklingError(f"{module}.{name}")
-        return super().find_class(module, name)
-
-
-def _read_metadata(path: Path) -> Any:
-    """torch unpickles a checkpoint's metadata without restriction, so it is read once under restriction first.
-
-    Raises:
-        UserError: it refers to anything that torch's checkpoint format does not know.
-    """
-    try:
-        with path.open("rb") as file:
-            return _MetadataUnpickler(file).load()
-    except Exception as error:  # a pickle can fail in any way
-        raise UserError(
-            f"{path}: {error}",
-            "the metadata of a checkpoint holds only the types of torch's checkpoint format",
-            "do not load a checkpoint from a source that you do not trust; delete it so that it is computed again",
-        ) from error

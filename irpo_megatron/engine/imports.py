@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import warnings
 
 from irpo_megatron.errors import UserError
 from irpo_megatron.nvidia_packages import INSTALL_TRANSFORMER_ENGINE, refuse_other_apex
@@ -16,6 +17,8 @@ def import_megatron() -> None:
             has the name of NVIDIA's apex.
     """
     refuse_other_apex()
+    # That both are optional is known, and half a dozen modules say it whenever one of them is imported.
+    warnings.filterwarnings("ignore", message=r"(Transformer Engine and )?Apex (is|are) not installed")
     try:
         importlib.import_module("megatron.core")
     except ImportError as error:

@@ -17,13 +17,14 @@ from megatron.core.transformer.spec_utils import ModuleSpec
 from megatron.core.transformer.transformer_block import TransformerBlockSubmodules, get_num_layers_to_build
 from megatron.core.transformer.transformer_config import TransformerConfig
 
+from irpo_megatron.engine.architecture import Architecture
 from irpo_megatron.engine.attention import StreamAttention
 from irpo_megatron.engine.feed_forward import GatedFeedForward
 from irpo_megatron.engine.norm import RMSNorm
 
 
 def decoder_spec(
-    config: TransformerConfig, *, rope_base: float, transformer_engine: bool, chunk: int | None
+    architecture: Architecture, config: TransformerConfig, *, transformer_engine: bool, chunk: int | None
 ) -> ModuleSpec | TransformerBlockSubmodules:
     """The specification of this rank's decoder layers.
 
@@ -31,10 +32,15 @@ def decoder_spec(
         chunk: Which of the rank's groups of layers (virtual pipeline stage); None where it has one only.
     """
     if transformer_engine:
-        return get_gpt_layer_with_transformer_engine_spec()
+        return get_gpt_layer_with_transformer_engine_spec(qk_layernorm=architecture.qk_norm)
     layer = get_gpt_layer_local_spec(normalization="RMSNorm")
     layer.submodules.input_layernorm = layer.submodules.pre_mlp_layernorm = RMSNorm
     layer.submodules.mlp = GatedFeedForward
-    layer.submodules.self_attention.submodules.core_attention = partial(StreamAttention, rope_base=rope_base)
+    attention = layer.submodules.self_attention.submodules
+    attention.core_attention = partial(
+        StreamAttention, rope_base=architecture.rope_base, rope_scaling=architecture.rope_scaling
+    )
+    if architecture.qk_norm:
+        attention.q_layernorm = attention.k_layernorm = RMSNorm
     layers = get_num_layers_to_build(config, vp_stage=chunk)
     return TransformerBlockSubmodules(layer_specs=[layer] * layers, layer_norm=RMSNorm)

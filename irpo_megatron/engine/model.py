@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Literal, cast
 
 import torch
@@ -14,6 +15,8 @@ from irpo_megatron.engine.layers import decoder_spec
 from irpo_megatron.engine.parallel import Place
 from irpo_megatron.engine.policy import Policy
 from irpo_megatron.engine.precision import transformer_fields
+from irpo_megatron.engine.rope_config import RopeScaling
+from irpo_megatron.errors import UserError
 from irpo_megatron.nvidia_packages import apex_provides_fused_weight_gradients
 
 Recompute = Literal["none", "selective", "full"]
@@ -24,6 +27,9 @@ _RECOMPUTE: dict[Recompute, dict[str, Any]] = {
     "selective": {"recompute_granularity": "selective", "recompute_modules": ["core_attn"]},
     "full": {"recompute_granularity": "full", "recompute_method": "uniform", "recompute_num_layers": 1},
 }
+
+# Constants in Megatron-Core's rotary embeddings, but for the factor: those of every Llama 3.1, 3.2 and 3.3.
+_MEGATRONS_SCALING = RopeScaling(factor=8, low_frequency_factor=1, high_frequency_factor=4, original_context=8192)
 
 
 def transformer_config(architecture: Architecture, place: Place, recompute: Recompute = "none") -> TransformerConfig:
@@ -41,6 +47,9 @@ def transformer_config(architecture: Architecture, place: Place, recompute: Reco
         gated_linear_unit=True,
         activation_func=torch.nn.functional.silu,
         add_bias_linear=False,
+        add_qkv_bias=architecture.qkv_bias,
+        # Makes Megatron sum the gradients of these norms over the tensor-parallel ranks: each rank sees its own heads.
+        qk_layernorm=architecture.qk_norm,
         attention_dropout=0.0,
         hidden_dropout=0.0,
         tensor_model_parallel_size=layout.tensor,
@@ -88,7 +97,7 @@ def _build_chunk(architecture: Architecture, config: TransformerConfig, place: P
     model = Policy(
         config=config,
         transformer_layer_spec=decoder_spec(
-            config, rope_base=architecture.rope_base, transformer_engine=place.transformer_engine, chunk=stage
+            architecture, config, transformer_engine=place.transformer_engine, chunk=stage
         ),
         vocab_size=architecture.padded_vocabulary(config.tensor_model_parallel_size),
         max_sequence_length=architecture.context,
@@ -96,9 +105,30 @@ def _build_chunk(architecture: Architecture, config: TransformerConfig, place: P
         post_process=parallel_state.is_pipeline_last_stage(ignore_virtual=False, vp_stage=stage),
         parallel_output=True,
         share_embeddings_and_output_weights=architecture.tied_embeddings,
-        # The project's own attention rotates by itself: positions under a shared prompt do not simply count up.
-        position_embedding_type="rope" if place.transformer_engine else "none",
-        rotary_base=architecture.rope_base,
         vp_stage=stage,
+        **position_fields(architecture, transformer_engine=place.transformer_engine),
     )
     return cast(Policy, model.cuda())
+
+
+def position_fields(architecture: Architecture, *, transformer_engine: bool) -> dict[str, Any]:
+    """`GPTModel`'s rotary embeddings, for Transformer Engine's attention.
+
+    Raises:
+        UserError: they are scaled in a way that Megatron-Core cannot.
+    """
+    if not transformer_engine:
+        # The project's own attention rotates by itself: positions under a shared prompt do not simply count up.
+        return {"position_embedding_type": "none"}
+    fields = {"position_embedding_type": "rope", "rotary_base": architecture.rope_base}
+    scaling = architecture.rope_scaling
+    if scaling is None:
+        return fields
+    known = replace(_MEGATRONS_SCALING, factor=scaling.factor)
+    if scaling != known:
+        raise UserError(
+            f"config.json scales rotary embeddings with {scaling}",
+            f"Megatron-Core, whose rotary embeddings Transformer Engine's attention takes, knows {known} only",
+            "set precision.dtype=fp32, or uninstall Transformer Engine: the attention in use then scales freely",
+        )
+    return {**fields, "rope_scaling": True, "rope_scaling_factor": scaling.factor}

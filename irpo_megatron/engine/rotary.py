@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
 
+from irpo_megatron.engine.rope_config import RopeScaling
 
-def rotary_table(positions: torch.Tensor, *, size: int, base: float) -> tuple[torch.Tensor, torch.Tensor]:
+
+def rotary_table(
+    positions: torch.Tensor, *, size: int, base: float, scaling: RopeScaling | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
     """cos and sin of every position's angles.
 
     Args:
@@ -17,9 +22,23 @@ def rotary_table(positions: torch.Tensor, *, size: int, base: float) -> tuple[to
     Returns:
         Two tensors [t, 1, size / 2], fp32.
     """
-    exponents = torch.arange(0, size, 2, device=positions.device, dtype=torch.float32) / size
-    angles = positions.float()[:, None, None] / base**exponents
+    angles = positions.float()[:, None, None] * frequencies(size, base, scaling).to(positions.device)
     return angles.cos(), angles.sin()
+
+
+def frequencies(size: int, base: float, scaling: RopeScaling | None = None) -> torch.Tensor:
+    """The angle from one position to the next, for each pair of a head's components.
+
+    Returns:
+        [size / 2], fp32, as transformers computes them.
+    """
+    plain = 1.0 / base ** (torch.arange(0, size, 2, dtype=torch.float32) / size)
+    if scaling is None:
+        return plain
+    turns = scaling.original_context / (2 * math.pi / plain)
+    low, high = scaling.low_frequency_factor, scaling.high_frequency_factor
+    kept = ((turns - low) / (high - low)).clamp(0, 1)
+    return (1 - kept) * plain / scaling.factor + kept * plain
 
 
 def rotate(heads: torch.Tensor, table: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:

@@ -14,8 +14,8 @@ from support.ranks import in_child
 from support.stages import ONE_THREAD, import_model, run_request
 from support.tiny_model import make_llama
 
-from irpo_megatron.conversion import export_stage
-from irpo_megatron.errors import StageError, UserError
+from irpo_megatron.config import ConversionConfig
+from irpo_megatron.errors import UserError
 from irpo_megatron.requests import ExportRequest
 
 SHAPES: dict[str, dict[str, Any]] = {
@@ -31,7 +31,14 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 
 def _export(output: Path, folder: Path, checkpoints: dict[str, Path]) -> Path:
-    request = ExportRequest(output=output, iteration=1, launch=ONE_THREAD, checkpoints=checkpoints, model_folder=folder)
+    request = ExportRequest(
+        output=output,
+        iteration=1,
+        launch=ONE_THREAD,
+        conversion=ConversionConfig(),
+        checkpoints=checkpoints,
+        model_folder=folder,
+    )
     run_request("irpo_megatron.conversion.export_stage", request)
     return output
 
@@ -53,21 +60,6 @@ def test_every_tensor_comes_back_bit_for_bit(shape: str, tmp_path: Path) -> None
         assert after == before | {"dtype": "float32"}
 
 
-def test_large_models_are_written_in_shards_with_an_index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(export_stage, "SHARD_BYTES", 100)
-    tensors = {"a": torch.ones(20), "b": torch.ones(10), "c": torch.ones(30)}  # 80, 40 and 120 bytes
-    export_stage.write_weights(tmp_path, tensors)
-    index = json.loads((tmp_path / "model.safetensors.index.json").read_text())
-    assert index["metadata"]["total_size"] == 240
-    assert index["weight_map"] == {
-        "a": "model-00001-of-00003.safetensors",
-        "b": "model-00002-of-00003.safetensors",
-        "c": "model-00003-of-00003.safetensors",
-    }
-    for name, file in index["weight_map"].items():
-        assert torch.equal(load_file(tmp_path / file)[name], tensors[name])
-
-
 def test_a_tensor_too_few_and_one_too_many_are_named(tmp_path: Path) -> None:
     folder = make_llama(tmp_path / "hf")
     tensors = load_file(folder / "model.safetensors")
@@ -79,7 +71,7 @@ def test_a_tensor_too_few_and_one_too_many_are_named(tmp_path: Path) -> None:
     tensors["model.layers.1.self_attn.q_proj.bias"] = torch.zeros(32)
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(
-        UserError, match=r"besides those of a Llama, the tensors model\.layers\.1\.self_attn\.q_proj\.bias"
+        UserError, match=r"besides those of its family, the tensors model\.layers\.1\.self_attn\.q_proj\.bias"
     ):
         import_model(folder, tmp_path / "many")
 
@@ -88,7 +80,7 @@ def test_weights_of_another_shape_than_config_json_are_refused(tmp_path: Path) -
     folder = make_llama(tmp_path / "hf")
     config = json.loads((folder / "config.json").read_text())
     (folder / "config.json").write_text(json.dumps(config | {"intermediate_size": 64}))
-    with pytest.raises(UserError, match=r"mlp\.gate_proj\.weight .* make \(96, 32\)\n.*should be \(128, 32\)"):
+    with pytest.raises(UserError, match=r"mlp\.gate_proj\.weight .* is \(48, 32\)\n.*should be \(64, 32\)"):
         import_model(folder, tmp_path / "megatron")
 
 
@@ -96,15 +88,13 @@ def _judge(checkpoint: Path, folder: Path, wrong: Path) -> float:
     """How far the folder's logits are off; the wrong one must be refused."""
     from irpo_megatron.config import ParallelConfig
     from irpo_megatron.conversion.verify import logit_difference, require_same_logits
-    from irpo_megatron.engine.loading import load_policy
     from irpo_megatron.engine.parallel import parallel_world
 
     with parallel_world(ParallelConfig(), threads=1) as place:
-        (model,), architecture = load_policy(checkpoint, place)
-        require_same_logits(model, architecture, folder, place)
-        with pytest.raises(RuntimeError, match="differ from the checkpoint's"):
-            require_same_logits(model, architecture, wrong, place)
-        return logit_difference(model, architecture, folder, place)
+        require_same_logits(checkpoint, folder, place)
+        with pytest.raises(RuntimeError, match="differ from those of"):
+            require_same_logits(checkpoint, wrong, place)
+        return logit_difference(checkpoint, folder, place)[0]
 
 
 def test_a_folder_that_computes_something_else_is_not_passed_on(tmp_path: Path) -> None:
@@ -146,13 +136,3 @@ def test_a_checkpoint_with_a_foreign_pickle_is_refused(tmp_path: Path) -> None:
     (checkpoint / "state" / ".metadata").unlink()
     with pytest.raises(UserError, match="no complete Megatron checkpoint"):
         _export(tmp_path / "again", folder, {".": checkpoint})
-
-
-def test_a_truncated_checkpoint_fails_and_names_its_log(tmp_path: Path) -> None:
-    folder = make_llama(tmp_path / "hf")
-    checkpoint = import_model(folder, tmp_path / "megatron")
-    for shard in (checkpoint / "state").glob("*.distcp"):
-        shard.write_bytes(shard.read_bytes()[: shard.stat().st_size // 2])
-    with pytest.raises(StageError, match=r"(?s)back exited with status 1: .*\n  log:    .*back\.log"):
-        _export(tmp_path / "back", folder, {".": checkpoint})
-    assert not (tmp_path / "back" / "model.safetensors").exists()

@@ -21,7 +21,8 @@ from support.ranks import in_child, on_ranks
 from support.tiny_model import make_llama
 
 from irpo_megatron.config import ParallelConfig
-from irpo_megatron.conversion.import_stage import load_hugging_face
+from irpo_megatron.conversion.into_megatron import load_model
+from irpo_megatron.conversion.weights import Weights
 from irpo_megatron.engine.architecture import Architecture, read_architecture
 from irpo_megatron.engine.inputs import model_input
 from irpo_megatron.engine.model import build_model, transformer_config
@@ -169,7 +170,7 @@ def _of_model(folder: Path) -> tuple[torch.Tensor, int, bool]:
     architecture = read_architecture(found.config)
     with parallel_world(ParallelConfig(), threads=1) as alone:
         (model,) = build_model(architecture, alone)
-        load_hugging_face(model, architecture, found, folder)
+        load_model([model], Weights(found, architecture))
         calls: list[Any] = []
         model.output_layer.register_forward_pre_hook(lambda module, arguments: calls.append(module))
         stream = Stream()

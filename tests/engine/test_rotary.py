@@ -7,9 +7,11 @@ from typing import Any
 import pytest
 import torch
 from transformers import LlamaConfig
+from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding, apply_rotary_pos_emb
 
-from irpo_megatron.engine.rotary import rotary_table, rotate
+from irpo_megatron.engine.rope_config import RopeScaling
+from irpo_megatron.engine.rotary import frequencies, rotary_table, rotate
 
 SIZE = 12
 # Not in order, and some twice: positions under a shared prompt do not simply count up.
@@ -58,6 +60,44 @@ def test_it_is_what_transformers_computes() -> None:
     table = rotary_table(POSITIONS, size=SIZE, base=base)
     for ours, other in zip((query, key), theirs, strict=True):
         _assert_close(rotate(ours, table), other[0].transpose(0, 1))
+
+
+# Llama 3.1's and 3.2's; one whose original context is short; one that leaves hardly any room between few and many.
+SCALINGS = [
+    RopeScaling(factor=8, low_frequency_factor=1, high_frequency_factor=4, original_context=8192),
+    RopeScaling(factor=32, low_frequency_factor=1, high_frequency_factor=4, original_context=8192),
+    RopeScaling(factor=3.5, low_frequency_factor=1.5, high_frequency_factor=5, original_context=40),
+    RopeScaling(factor=1, low_frequency_factor=2, high_frequency_factor=2.0001, original_context=4000),
+]
+
+
+@pytest.mark.parametrize("size", [12, 64, 128])
+@pytest.mark.parametrize("base", [10000.0, 5e5])
+@pytest.mark.parametrize("scaling", SCALINGS)
+def test_scaled_frequencies_are_to_the_bit_those_of_transformers(scaling: RopeScaling, base: float, size: int) -> None:
+    rope = {
+        "rope_type": "llama3",
+        "factor": float(scaling.factor),
+        "low_freq_factor": float(scaling.low_frequency_factor),
+        "high_freq_factor": float(scaling.high_frequency_factor),
+        "original_max_position_embeddings": scaling.original_context,
+    }
+    config = LlamaConfig(hidden_size=3 * size, num_attention_heads=3, head_dim=size, rope_theta=base, rope_scaling=rope)
+    theirs, of_attention = ROPE_INIT_FUNCTIONS["llama3"](config, torch.device("cpu"))
+    assert of_attention == 1.0
+    ours = frequencies(size, base, scaling)
+    assert ours.dtype == torch.float32
+    assert torch.equal(ours, theirs)
+    if scaling.factor > 1:
+        plain = frequencies(size, base)
+        assert 0 < int((ours == plain).sum()) < size // 2, "some are kept, others not"
+
+
+def test_a_table_of_scaled_frequencies() -> None:
+    cos, sin = rotary_table(POSITIONS, size=SIZE, base=5e5, scaling=SCALINGS[2])
+    angles = POSITIONS.float()[:, None, None] * frequencies(SIZE, 5e5, SCALINGS[2])
+    assert torch.equal(cos, angles.cos())
+    assert torch.equal(sin, angles.sin())
 
 
 def test_a_gradient_is_turned_back() -> None:

@@ -15,7 +15,7 @@ from support.stages import ONE_THREAD
 from support.worlds import FEW_TOKENS, TWO_PAIRS, World, last_checkpoint
 
 from irpo_megatron.artifacts import read_json
-from irpo_megatron.config import ParallelConfig, PrecisionConfig
+from irpo_megatron.config import ConversionConfig, ParallelConfig, PrecisionConfig
 from irpo_megatron.requests import ExportRequest
 
 BF16 = PrecisionConfig(dtype="bf16")
@@ -93,6 +93,7 @@ def test_it_is_exported_and_gone_on_from(worlds: dict[str, World], tmp_path: Pat
         output=tmp_path / "hf",
         iteration=1,
         launch=ONE_THREAD,
+        conversion=ConversionConfig(),
         checkpoints={".": checkpoint},
         model_folder=world.folder,
     )

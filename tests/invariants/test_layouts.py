@@ -16,6 +16,7 @@ from support.worlds import (
     assert_same_steps,
     assert_same_weights,
     last_checkpoint,
+    make_family_worlds,
 )
 
 from irpo_megatron.config import ParallelConfig
@@ -110,3 +111,25 @@ def test_four_processes(worlds: dict[str, World], parallel: ParallelConfig) -> N
 )
 def test_other_layouts_of_four(worlds: dict[str, World], parallel: ParallelConfig) -> None:
     follow(parallel, [(worlds["star"], FOUR[0]), (worlds["tied"], FOUR[3])])
+
+
+@pytest.fixture(scope="module")
+def family_worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[str, World]:
+    return make_family_worlds(tmp_path_factory.mktemp("families"))
+
+
+# A norm over heads is held whole by every tensor-parallel rank, and each sees other heads: gradients have to be added,
+# with sequence parallelism and without. A bias is cut as the rows that it belongs to.
+@pytest.mark.parametrize(
+    "parallel",
+    [
+        ParallelConfig(),
+        ParallelConfig(tensor=2),
+        ParallelConfig(tensor=2, sequence=True),
+        ParallelConfig(pipeline=2),
+        ParallelConfig(context=2),
+    ],
+    ids=lambda parallel: name_of(parallel) or "one",
+)
+def test_what_a_family_has_of_its_own(family_worlds: dict[str, World], parallel: ParallelConfig) -> None:
+    follow(parallel, [(world, FOUR[0]) for world in family_worlds.values()])

@@ -171,7 +171,8 @@ def ranks_of(variant: Variant) -> list[psutil.Process]:
             continue
         if line[-3:] == command and "torch.distributed.run" not in line:
             found.append(process)
-    return found
+    # A writer that a rank has forked goes by the rank's command line; killed alone, it is waited for.
+    return [process for process in found if process.ppid() not in {other.pid for other in found}]
 
 
 def once_it_has_done(steps: int, variant: Variant, action: Callable[[], None]) -> Callable[[], None]:

@@ -23,7 +23,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from irpo_megatron.config import LaunchConfig
+from irpo_megatron.config import LaunchConfig, ParallelConfig
 from irpo_megatron.errors import Interrupted
 from irpo_megatron.requests import ImportRequest, ReferenceRequest, Request, TrainRequest
 
@@ -74,7 +74,13 @@ def import_models(folders: Mapping[Path, Path]) -> list[Path]:
     run_alone(
         "irpo_megatron.conversion.import_stage",
         [
-            ImportRequest(output=output, iteration=0, launch=LaunchConfig(threads=1), model_folder=folder)
+            ImportRequest(
+                output=output,
+                iteration=0,
+                parallel=ParallelConfig(),
+                launch=LaunchConfig(threads=1),
+                model_folder=folder,
+            )
             for folder, output in folders.items()
         ],
     )
@@ -82,7 +88,7 @@ def import_models(folders: Mapping[Path, Path]) -> list[Path]:
 
 
 def final_weights(checkpoints: Sequence[Path]) -> list[dict[str, torch.Tensor]]:
-    """The weights of Megatron checkpoints under their Hugging Face names."""
+    """The weights of Megatron checkpoints in fp32, under their Hugging Face names."""
     results = torch.multiprocessing.get_context("fork").SimpleQueue()
     _fork(_load, (list(checkpoints), results))
     loaded: list[dict[str, torch.Tensor]] = [torch.load(path, weights_only=True) for path in results.get()]
@@ -153,15 +159,16 @@ def _alone(_: int, stage: str, requests: Sequence[Request]) -> None:
 
 
 def _load(_: int, checkpoints: Sequence[Path], results: Any) -> None:
-    from irpo_megatron.config import ParallelConfig
-    from irpo_megatron.conversion.export_stage import hugging_face_tensors
-    from irpo_megatron.engine.loading import load_policy
-    from irpo_megatron.engine.parallel import parallel_world
+    from irpo_megatron.conversion.out_of_megatron import CheckpointWeights, part
+    from irpo_megatron.engine.architecture import read_architecture
+    from irpo_megatron.engine.checkpoint import read_config
 
     paths = []
-    with parallel_world(ParallelConfig(), threads=1) as place:
-        for checkpoint in checkpoints:
-            (model,), architecture = load_policy(checkpoint, place)
-            paths.append(checkpoint.with_suffix(".pt"))
-            torch.save(dict(hugging_face_tensors(model, architecture)), paths[-1])
+    for checkpoint in checkpoints:
+        weights = CheckpointWeights(checkpoint, read_architecture(read_config(checkpoint)))
+        joined = ((entry, weights.read(entry)) for entry in weights.entries)
+        paths.append(checkpoint.with_suffix(".pt"))
+        torch.save(
+            {name: part(whole, entry, name).float() for entry, whole in joined for name in entry.tensors}, paths[-1]
+        )
     results.put(paths)

@@ -35,7 +35,9 @@ def run_request(module: str, request: Request, *, processes: int = 1, watch: Cal
 
 def import_model(folder: Path, output: Path) -> Path:
     """Hugging Face folder -> Megatron checkpoint."""
-    request = ImportRequest(output=output, iteration=0, launch=ONE_THREAD, model_folder=folder)
+    request = ImportRequest(
+        output=output, iteration=0, launch=ONE_THREAD, parallel=ParallelConfig(), model_folder=folder
+    )
     run_request("irpo_megatron.conversion.import_stage", request)
     return output / "step-000000"
 

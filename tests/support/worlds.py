@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from support.float64_reference import Trajectory, trajectory
 from support.layouts import Variant, import_models
 from support.pairs import every_hurtful_pair
 from support.stages import ONE_THREAD, train_request, write_pairs
-from support.tiny_model import make_llama
+from support.tiny_model import make_llama, make_model
 
 from irpo_megatron.config import LossConfig, Method, ParallelConfig, PrecisionConfig, TrainingConfig
 from irpo_megatron.records import Pair
@@ -92,28 +92,43 @@ class World:
 
 def make_worlds(root: Path) -> dict[str, World]:
     """`untied`; `tied`, whose output matrix is its embedding; `star`, whose loss has no DPO term."""
-    rows = write_pairs(root / "pairs", PAIRS)
     folders = {
         name: make_llama(root / name / "hf", vocab_size=VOCABULARY, eos_token_id=0, tie_word_embeddings=name == "tied")
         for name in ("untied", "tied")
     }
+    worlds = _worlds_of(root, folders)
+    untied = worlds["untied"]
+    star = replace(untied, root=root / "star", method="star", expected=float64(untied.folder, BATCHES, with_dpo=False))
+    return {**worlds, "star": star}
+
+
+def make_family_worlds(root: Path) -> dict[str, World]:
+    """`qwen2`, tied, whose query, key and value have biases; `qwen3`, whose heads are normalised.
+
+    What is added to all keys changes attention only by the rotation between them. Where they turn so slowly as at a
+    base of 1e6, a key's bias has a gradient of next to nothing, and AdamW makes steps of its rounding.
+    """
+    folders = {
+        family: make_model(root / family / "hf", family, vocab_size=VOCABULARY, eos_token_id=0, rope_theta=1e4)
+        for family in ("qwen2", "qwen3")
+    }
+    return _worlds_of(root, folders)
+
+
+def _worlds_of(root: Path, folders: dict[str, Path]) -> dict[str, World]:
+    """A world of method irpo for each folder."""
+    rows = write_pairs(root / "pairs", PAIRS)
     imported = import_models({folder: root / name / "megatron" for name, folder in folders.items()})
-    checkpoints = dict(zip(folders, imported, strict=True))
-
-    def world(name: str, model: str, method: Method) -> World:
-        return World(
-            root=root / name,
-            folder=folders[model],
-            checkpoint=checkpoints[model],
-            pairs=rows,
-            method=method,
-            expected=float64(folders[model], BATCHES, with_dpo=method == "irpo"),
-        )
-
     return {
-        "untied": world("untied", "untied", "irpo"),
-        "tied": world("tied", "tied", "irpo"),
-        "star": world("star", "untied", "star"),
+        name: World(
+            root=root / name,
+            folder=folder,
+            checkpoint=checkpoint,
+            pairs=rows,
+            method="irpo",
+            expected=float64(folder, BATCHES),
+        )
+        for (name, folder), checkpoint in zip(folders.items(), imported, strict=True)
     }
 
 

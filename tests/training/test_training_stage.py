@@ -28,7 +28,7 @@ from support.stages import (
 from support.tiny_model import make_llama
 
 from irpo_megatron.artifacts import read_json, write_json
-from irpo_megatron.config import LossConfig, ParallelConfig, SelectionConfig, TrainingConfig
+from irpo_megatron.config import ConversionConfig, LossConfig, ParallelConfig, SelectionConfig, TrainingConfig
 from irpo_megatron.errors import StageError, UserError
 from irpo_megatron.records import ReferenceLogProb, read_rows, write_rows
 from irpo_megatron.requests import ExportRequest, TrainRequest
@@ -74,6 +74,7 @@ def _weights(world: dict[str, Path], request: TrainRequest) -> dict[str, torch.T
         output=output,
         iteration=1,
         launch=ONE_THREAD,
+        conversion=ConversionConfig(),
         checkpoints={".": request.output / "checkpoints" / f"step-{STEPS:06d}"},
         model_folder=world["folder"],
     )

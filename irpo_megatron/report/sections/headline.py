@@ -55,7 +55,7 @@ def headline(run: Run) -> Headline:
     shares = [evaluation["accuracy"] for _, evaluation in ends]
     return Headline(
         name=config.name,
-        task=_TASKS[config.task],
+        task=task_name(config),
         method=method_name(config),
         measured=tuple(_measured(*end) for end in ends),
         gained=points(shares[1] - shares[0]) if len(shares) == 2 else None,
@@ -63,6 +63,11 @@ def headline(run: Run) -> Headline:
         notes=(DEMO_NOTE,) if config.task == "arithmetic" else (),
         missing=tuple(_missing(run)),
     )
+
+
+def task_name(config: Config) -> str:
+    """The task as people call it."""
+    return _TASKS[config.task]
 
 
 def method_name(config: Config) -> str:

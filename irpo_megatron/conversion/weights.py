@@ -1,0 +1,127 @@
+"""The weights of a Hugging Face folder, read by slices and never a file at a time."""
+
+from __future__ import annotations
+
+import math
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from safetensors import safe_open
+
+from irpo_megatron.conversion.table import COMPUTED_SUFFIXES, Entry, table
+from irpo_megatron.engine.architecture import Architecture
+from irpo_megatron.errors import UserError
+from irpo_megatron.model_folder import ModelFolder, read_tensor_entries
+
+DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
+"""What weights are stored in, by safetensors' name."""
+
+
+class Weights:
+    """A folder's tensors, known to be those of an architecture."""
+
+    def __init__(self, folder: ModelFolder, architecture: Architecture) -> None:
+        """Check every name, shape and type; only headers are read.
+
+        Raises:
+            UserError: a tensor is missing, unknown, or of another shape or type than config.json implies.
+        """
+        self._folder = folder
+        self.entries = tuple(table(architecture))
+        self.dtype = _check(folder, tensor_shapes(self.entries))
+
+    @property
+    def bytes(self) -> int:
+        """What all weights take."""
+        return sum(math.prod(entry.shape) for entry in self.entries) * self.dtype.itemsize
+
+    def fill(self, target: torch.Tensor, entry: Entry, first_row: int = 0, first_column: int = 0) -> None:
+        """Copy a part of a Megatron tensor: as much from (first_row, first_column) on as `target` has room for.
+
+        Rows beyond the tensor, where the vocabulary is padded, become 0.
+
+        Args:
+            target: [rows] or [rows, columns], of any type and device.
+
+        Raises:
+            UserError: it holds NaN or infinity.
+        """
+        end = first_row + target.shape[0]
+        # A mapping lives as long as its file is open: what has been read does not stay in memory.
+        with ExitStack() as files, torch.no_grad():
+            opened: dict[str, Any] = {}
+            for rows in entry.rows:
+                start, stop = max(rows.at, first_row), min(rows.at + rows.count, end)
+                if start >= stop:
+                    continue
+                if rows.tensor not in opened:
+                    file = files.enter_context(safe_open(self._folder.weight_files[rows.tensor], framework="pt"))
+                    opened[rows.tensor] = file.get_slice(rows.tensor)
+                source = slice(rows.start + start - rows.at, rows.start + stop - rows.at)
+                into = target[start - first_row : stop - first_row]
+                if target.dim() == 1:
+                    into.copy_(opened[rows.tensor][source])
+                else:
+                    into.copy_(opened[rows.tensor][source, first_column : first_column + target.shape[1]])
+            target[max(0, entry.shape[0] - first_row) :].zero_()
+        if not torch.isfinite(target.sum(dtype=torch.float32)):
+            self._require_finite(target, entry)
+
+    def read(self, entry: Entry) -> torch.Tensor:
+        """A whole Megatron tensor of one layer."""
+        whole = torch.empty(entry.shape, dtype=self.dtype)
+        self.fill(whole, entry)
+        return whole
+
+    def _require_finite(self, target: torch.Tensor, entry: Entry) -> None:
+        bad = target.numel() - int(target.isfinite().sum())
+        if bad:
+            raise UserError(
+                f"{bad} numbers of {' + '.join(entry.tensors)} in {self._folder.path} are NaN or infinite",
+                "weights are finite numbers",
+                "the folder is damaged, or its training diverged: get it again from its source",
+            )
+
+
+def tensor_shapes(entries: tuple[Entry, ...]) -> dict[str, tuple[int, ...]]:
+    """Shape of every Hugging Face tensor of a model, by name, in the order of the model."""
+    shapes: dict[str, tuple[int, ...]] = {}
+    for entry in entries:
+        for rows in entry.rows:
+            shapes[rows.tensor] = (rows.start + rows.count, *entry.shape[1:])
+    return shapes
+
+
+def _check(folder: ModelFolder, shapes: dict[str, tuple[int, ...]]) -> torch.dtype:
+    found = {name for name in folder.weight_files if not name.endswith(COMPUTED_SUFFIXES)}
+    expected = set(shapes)
+    for names, what in ((expected - found, "lacks"), (found - expected, "has, besides those of its family,")):
+        if names:
+            raise UserError(
+                f"{folder.path} {what} the tensors {_some(names)}",
+                "a checkpoint has exactly the tensors that its config.json implies",
+                "restore the folder; a tied lm_head needs tie_word_embeddings in config.json",
+            )
+    headers = {path: read_tensor_entries(path) for path in dict.fromkeys(folder.weight_files.values())}
+    found_dtypes: dict[str, str] = {}
+    for name, shape in shapes.items():
+        header = headers[folder.weight_files[name]][name]
+        if tuple(header["shape"]) != shape:
+            raise UserError(
+                f"{name} of {folder.path} is {tuple(header['shape'])}",
+                f"by config.json it should be {shape}",
+                "the weights do not belong to this config.json: restore one of them",
+            )
+        found_dtypes.setdefault(header["dtype"], name)
+    if len(found_dtypes) > 1 or not found_dtypes.keys() <= DTYPES.keys():
+        raise UserError(
+            f"{folder.path} holds " + ", ".join(f"{name} in {dtype}" for dtype, name in found_dtypes.items()),
+            f"all weights have one type, one of {', '.join(DTYPES)}",
+            "quantised folders are for inference: use the original, or convert it to one type",
+        )
+    return DTYPES[next(iter(found_dtypes))]
+
+
+def _some(names: set[str]) -> str:
+    return ", ".join(sorted(names)[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
