@@ -23,7 +23,7 @@ from typing import Any
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--folder", type=Path, required=True, help="where model and conversions go; emptied at the end")
-    parser.add_argument("--size", default="7b", help="100m, 1b or 7b")
+    parser.add_argument("--size", default="7b", help="100m, 1b, 7b or 70b-two-layers")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tensor-parallel", type=int, default=1)

@@ -21,6 +21,14 @@ SHAPES: dict[str, dict[str, int]] = {
     "100m": {"hidden_size": 640, "intermediate_size": 1728, "num_hidden_layers": 12, "num_attention_heads": 10},
     "1b": {"hidden_size": 2048, "intermediate_size": 5632, "num_hidden_layers": 22, "num_attention_heads": 32},
     "7b": {"hidden_size": 4096, "intermediate_size": 11008, "num_hidden_layers": 32, "num_attention_heads": 32},
+    # Two of the eighty layers of Llama-2-70B: enough to see what memory a conversion of it takes.
+    "70b-two-layers": {
+        "hidden_size": 8192,
+        "intermediate_size": 28672,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 64,
+        "num_key_value_heads": 8,
+    },
 }
 _RANDOM_NUMBERS = 30_000_001  # not a multiple of any row, so that tensors are not alike
 
@@ -38,8 +46,8 @@ def make_model(folder: Path, shape: dict[str, int]) -> None:
     config = {
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
-        **shape,
         "num_key_value_heads": shape["num_attention_heads"],
+        **shape,
         "vocab_size": 32000,
         "max_position_embeddings": 4096,
         "rms_norm_eps": 1e-5,

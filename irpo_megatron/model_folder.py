@@ -7,10 +7,10 @@ safetensors, never from a pickle.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 from irpo_megatron.artifacts import Json, read_json
 from irpo_megatron.errors import UserError
@@ -26,6 +26,8 @@ _SHAPE = ("hidden_size", "intermediate_size", "num_hidden_layers", "num_attentio
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
+PICKLE = "pytorch_model.bin"
+NamesInPickle: TypeAlias = Callable[[Path], Iterable[str]]
 
 # The safetensors library itself refuses a longer header; Llama-2-70B's is about 100 kB in all.
 _LONGEST_HEADER_BYTES = 100_000_000
@@ -46,8 +48,11 @@ class ModelFolder:
     """Name of a tensor -> the safetensors file that holds it."""
 
 
-def open_model_folder(path: Path) -> ModelFolder:
+def open_model_folder(path: Path, *, names_in_pickle: NamesInPickle | None = None) -> ModelFolder:
     """Check a folder: its config.json, and that every weight file is whole and holds what the index says.
+
+    Args:
+        names_in_pickle: Lists the tensors of a `pytorch_model.bin`; None refuses folders that have nothing else.
 
     Raises:
         UserError: the folder, config.json or the weights are missing or malformed, or the architecture is another.
@@ -62,7 +67,7 @@ def open_model_folder(path: Path) -> ModelFolder:
         config=config,
         context=_positive_int(path, config, "max_position_embeddings"),
         vocab_size=_positive_int(path, config, "vocab_size"),
-        weight_files=_weight_files(path),
+        weight_files=_weight_files(path, names_in_pickle),
     )
 
 
@@ -127,17 +132,20 @@ def _positive_int(path: Path, config: Json, key: str) -> int:
     return value
 
 
-def _weight_files(path: Path) -> dict[str, Path]:
+def _weight_files(path: Path, names_in_pickle: NamesInPickle | None) -> dict[str, Path]:
     """Tensor name -> file. As in transformers, the single file goes before an index where both exist."""
     if (path / WEIGHTS).is_file():
         return dict.fromkeys(read_tensor_entries(path / WEIGHTS), path / WEIGHTS)
     if (path / WEIGHTS_INDEX).is_file():
         return _indexed_weight_files(path)
+    if names_in_pickle is not None and (path / PICKLE).is_file():
+        return dict.fromkeys(names_in_pickle(path / PICKLE), path / PICKLE)
     if any(path.glob("pytorch_model*.bin")):
         raise UserError(
             f"{path} has its weights in pytorch_model.bin only",
             "weights are read from safetensors: a .bin file is a pickle, which can run code",
-            f"convert it once: AutoModelForCausalLM.from_pretrained('{path}').save_pretrained(NEW_FOLDER)",
+            f"write them anew: AutoModelForCausalLM.from_pretrained('{path}').save_pretrained(NEW_FOLDER); for a single "
+            f"file, larger than memory: irpo convert hf-to-megatron {path} THERE, then megatron-to-hf THERE {path} NEW",
         )
     raise UserError(
         f"{path} has neither {WEIGHTS} nor {WEIGHTS_INDEX}",

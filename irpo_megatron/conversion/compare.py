@@ -12,11 +12,11 @@ import torch
 
 from irpo_megatron.conversion.out_of_megatron import CheckpointWeights, part
 from irpo_megatron.conversion.table import Entry
+from irpo_megatron.conversion.tensor_files import open_folder
 from irpo_megatron.conversion.weights import Weights
 from irpo_megatron.engine.architecture import Architecture, read_architecture
 from irpo_megatron.engine.checkpoint import STATE, read_config
 from irpo_megatron.errors import UserError
-from irpo_megatron.model_folder import open_model_folder
 
 
 class WholeTensors(Protocol):
@@ -48,7 +48,7 @@ def open_weights(path: Path) -> tuple[WholeTensors, Architecture]:
     if (path / STATE).is_dir():
         architecture = read_architecture(read_config(path))
         return CheckpointWeights(path, architecture), architecture
-    folder = open_model_folder(path)
+    folder = open_folder(path)
     architecture = read_architecture(folder.config)
     return Weights(folder, architecture), architecture
 

@@ -13,12 +13,12 @@ from irpo_megatron.config import ParallelConfig
 from irpo_megatron.conversion.disk import room_for
 from irpo_megatron.conversion.into_megatron import count_boxes, write_checkpoint
 from irpo_megatron.conversion.progress import Progress
+from irpo_megatron.conversion.tensor_files import open_folder
 from irpo_megatron.conversion.verify import require_same_logits
 from irpo_megatron.conversion.weights import Weights
 from irpo_megatron.engine.architecture import read_architecture
 from irpo_megatron.engine.checkpoint import CONFIG, STATE
 from irpo_megatron.engine.parallel import parallel_world
-from irpo_megatron.model_folder import open_model_folder
 from irpo_megatron.requests import ImportRequest
 
 
@@ -57,7 +57,7 @@ def convert(folder: Path, checkpoint: Path, *, tensor_parallel: int, threads: in
     Raises:
         UserError: the folder is not a model of a family that is supported, or is damaged; or the disk is full.
     """
-    model = open_model_folder(folder)
+    model = open_folder(folder)
     architecture = read_architecture(model.config)
     weights = Weights(model, architecture)
     shutil.rmtree(checkpoint / STATE, ignore_errors=True)  # of an attempt that was killed

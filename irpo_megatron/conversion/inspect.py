@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from irpo_megatron.conversion.tensor_files import open_folder, read_headers
 from irpo_megatron.engine.checkpoint import STATE
 from irpo_megatron.engine.checkpoint_files import CheckpointFiles
-from irpo_megatron.model_folder import open_model_folder, read_tensor_entries
 
 _LAYER = re.compile(r"(?<=\blayers\.)\d+(?=\.)")
 
@@ -56,7 +56,7 @@ def describe(path: Path) -> Description:
         files = sorted((path / STATE).glob("*.distcp"))
         name, kinds = "Megatron distributed checkpoint", tuple(_of_checkpoint(path / STATE))
     else:
-        files = sorted(set(open_model_folder(path).weight_files.values()))
+        files = sorted(set(open_folder(path).weight_files.values()))
         name, kinds = "Hugging Face folder", tuple(_of_folder(files))
     return Description(name, len(files), sum(file.stat().st_size for file in files), kinds)
 
@@ -79,9 +79,8 @@ def _of_checkpoint(state: Path) -> Iterator[TensorKind]:
 def _of_folder(files: list[Path]) -> Iterator[TensorKind]:
     alike: dict[tuple[str, tuple[int, ...], str], list[int]] = {}
     for file in files:
-        for name, entry in read_tensor_entries(file).items():
-            begin, end = entry["data_offsets"]
-            kind = (_LAYER.sub("*", name), tuple(entry["shape"]), str(entry["dtype"]))
-            alike.setdefault(kind, []).append(end - begin)
+        for name, header in read_headers(file).items():
+            kind = (_LAYER.sub("*", name), header.shape, header.dtype)
+            alike.setdefault(kind, []).append(header.bytes)
     for (name, shape, dtype), sizes in alike.items():
         yield TensorKind(name=name, count=len(sizes), shape=shape, dtype=dtype, bytes=sum(sizes))

@@ -18,7 +18,7 @@ from pathlib import Path
 import torch
 
 from irpo_megatron.artifacts import Json, write_json
-from irpo_megatron.conversion.weights import DTYPES
+from irpo_megatron.conversion.tensor_files import DTYPES
 from irpo_megatron.model_folder import WEIGHTS, WEIGHTS_INDEX
 
 FILE_BYTES = 5_000_000_000

@@ -9,6 +9,7 @@ import torch
 
 from irpo_megatron.config import ParallelConfig
 from irpo_megatron.conversion.out_of_megatron import CheckpointWeights
+from irpo_megatron.conversion.tensor_files import open_folder
 from irpo_megatron.conversion.weights import Weights
 from irpo_megatron.engine.architecture import Architecture, read_architecture
 from irpo_megatron.engine.checkpoint import read_config
@@ -17,7 +18,6 @@ from irpo_megatron.engine.model import build_model
 from irpo_megatron.engine.parallel import Place, parallel_world
 from irpo_megatron.engine.policy import Policy
 from irpo_megatron.engine.shards import model_shards
-from irpo_megatron.model_folder import open_model_folder
 
 TOLERANCE = 1e-4
 _ROWS, _TOKENS = 2, 32
@@ -56,7 +56,7 @@ def logit_difference(checkpoint: Path, folder: Path, place: Place) -> tuple[floa
     architecture = replace(whole, layers=_layers_that_fit(weights, whole))
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(architecture.vocabulary, (_ROWS, min(_TOKENS, architecture.context)), generator=generator)
-    written = Weights(open_model_folder(folder), whole)
+    written = Weights(open_folder(folder), whole)
     model = _build(weights, written.dtype, architecture, place)
     ours = logits(model, tokens.tolist(), place)[:, : architecture.vocabulary].cpu()
     cut = AutoConfig.from_pretrained(folder, num_hidden_layers=architecture.layers, local_files_only=True)

@@ -7,15 +7,12 @@ from contextlib import ExitStack
 from typing import Any
 
 import torch
-from safetensors import safe_open
 
 from irpo_megatron.conversion.table import COMPUTED_SUFFIXES, Entry, table
+from irpo_megatron.conversion.tensor_files import DTYPES, open_tensors, read_headers
 from irpo_megatron.engine.architecture import Architecture
 from irpo_megatron.errors import UserError
-from irpo_megatron.model_folder import ModelFolder, read_tensor_entries
-
-DTYPES = {"F32": torch.float32, "BF16": torch.bfloat16, "F16": torch.float16}
-"""What weights are stored in, by safetensors' name."""
+from irpo_megatron.model_folder import ModelFolder
 
 
 class Weights:
@@ -56,8 +53,8 @@ class Weights:
                 if start >= stop:
                     continue
                 if rows.tensor not in opened:
-                    file = files.enter_context(safe_open(self._folder.weight_files[rows.tensor], framework="pt"))
-                    opened[rows.tensor] = file.get_slice(rows.tensor)
+                    tensors = files.enter_context(open_tensors(self._folder.weight_files[rows.tensor]))
+                    opened[rows.tensor] = tensors(rows.tensor)
                 source = slice(rows.start + start - rows.at, rows.start + stop - rows.at)
                 into = target[start - first_row : stop - first_row]
                 if target.dim() == 1:
@@ -103,17 +100,17 @@ def _check(folder: ModelFolder, shapes: dict[str, tuple[int, ...]]) -> torch.dty
                 "a checkpoint has exactly the tensors that its config.json implies",
                 "restore the folder; a tied lm_head needs tie_word_embeddings in config.json",
             )
-    headers = {path: read_tensor_entries(path) for path in dict.fromkeys(folder.weight_files.values())}
+    headers = {path: read_headers(path) for path in dict.fromkeys(folder.weight_files.values())}
     found_dtypes: dict[str, str] = {}
     for name, shape in shapes.items():
         header = headers[folder.weight_files[name]][name]
-        if tuple(header["shape"]) != shape:
+        if header.shape != shape:
             raise UserError(
-                f"{name} of {folder.path} is {tuple(header['shape'])}",
+                f"{name} of {folder.path} is {header.shape}",
                 f"by config.json it should be {shape}",
                 "the weights do not belong to this config.json: restore one of them",
             )
-        found_dtypes.setdefault(header["dtype"], name)
+        found_dtypes.setdefault(header.dtype, name)
     if len(found_dtypes) > 1 or not found_dtypes.keys() <= DTYPES.keys():
         raise UserError(
             f"{folder.path} holds " + ", ".join(f"{name} in {dtype}" for dtype, name in found_dtypes.items()),

@@ -40,68 +40,13 @@ class Optimizer:
 
     def __init__(self, model: Sequence[Policy], training: TrainingConfig, place: Place, *, steps: int) -> None:
         """Wrap `model` for training of `steps` optimizer steps."""
-        on_cuda = place.device.type == "cuda"
-        distributed = DistributedDataParallelConfig(
-            use_distributed_optimizer=True,
-            # Hidden behind computation where there are streams to do so; elsewhere it would only be out of order.
-            overlap_grad_reduce=on_cuda,
-            overlap_param_gather=on_cuda,
-            grad_reduce_in_fp32=True,
-        )
-        self.model = [
-            DistributedDataParallel(
-                chunk.config,
-                distributed,
-                as_computed(chunk),
-                # Gradients of the later groups of layers come first, those of the first group last of all.
-                disable_bucketing=number > 0,
-            )
-            for number, chunk in enumerate(model)
-        ]
-        config = model[0].config
-        config.finalize_model_grads_func = sum_gradients
-        config.no_sync_func = [wrapped.no_sync for wrapped in self.model]
-        if on_cuda:
-            config.grad_sync_func = [wrapped.start_grad_sync for wrapped in self.model]
-        if len(self.model) == 1:  # Megatron-Core wants no lists where the pipeline is not interleaved
-            for name in ("no_sync_func", "grad_sync_func"):
-                functions = getattr(config, name)
-                setattr(config, name, functions and functions[0])
+        self._on_cuda = place.device.type == "cuda"
         self._clip = training.clip_gradient
-        self._adam = get_megatron_optimizer(
-            OptimizerConfig(
-                optimizer="adam",
-                lr=training.learning_rate,
-                min_lr=training.min_learning_rate,
-                weight_decay=training.weight_decay,
-                adam_beta1=training.adam_beta1,
-                adam_beta2=training.adam_beta2,
-                adam_eps=training.adam_epsilon,
-                clip_grad=training.clip_gradient,
-                use_distributed_optimizer=True,
-                overlap_param_gather=on_cuda,
-                **optimizer_fields(place.precision),
-            ),
-            self.model,
-        )
+        self.model = _wrap(model, on_cuda=self._on_cuda)
+        self._adam = get_megatron_optimizer(_adam_config(training, place), self.model)
         keep_bucket_padding(self._adam)
-        self._on_cuda = on_cuda
         self._fuse()
-        self._schedule = OptimizerParamScheduler(
-            self._adam,
-            init_lr=0.0,
-            max_lr=training.learning_rate,
-            min_lr=training.min_learning_rate,
-            lr_warmup_steps=training.warmup_steps,
-            # One more than there are, so that the last step still moves; at least one more than the warm-up, which a
-            # short iteration may not finish.
-            lr_decay_steps=max(steps, training.warmup_steps) + 1,
-            lr_decay_style=training.schedule,
-            start_wd=training.weight_decay,
-            end_wd=training.weight_decay,
-            wd_incr_steps=steps,
-            wd_incr_style="constant",
-        )
+        self._schedule = _schedule(self._adam, training, steps)
 
     def zero_gradients(self) -> None:
         for wrapped in self.model:
@@ -153,6 +98,71 @@ class Optimizer:
         """Let torch's AdamW go through memory once a step on a CPU too, as NVIDIA's does on a GPU."""
         for group in self._adam.param_groups:
             group["fused"] = not self._on_cuda
+
+
+def _wrap(model: Sequence[Policy], *, on_cuda: bool) -> list[DistributedDataParallel]:
+    """Data-parallel wrappers of a rank's groups of layers; the schedule is told how to treat their gradients."""
+    distributed = DistributedDataParallelConfig(
+        use_distributed_optimizer=True,
+        # Hidden behind computation where there are streams to do so; elsewhere it would only be out of order.
+        overlap_grad_reduce=on_cuda,
+        overlap_param_gather=on_cuda,
+        grad_reduce_in_fp32=True,
+    )
+    wrapped = [
+        DistributedDataParallel(
+            chunk.config,
+            distributed,
+            as_computed(chunk),
+            # Gradients of the later groups of layers come first, those of the first group last of all.
+            disable_bucketing=number > 0,
+        )
+        for number, chunk in enumerate(model)
+    ]
+    config = model[0].config
+    config.finalize_model_grads_func = sum_gradients
+    config.no_sync_func = [chunk.no_sync for chunk in wrapped]
+    if on_cuda:
+        config.grad_sync_func = [chunk.start_grad_sync for chunk in wrapped]
+    if len(wrapped) == 1:  # Megatron-Core wants no lists where the pipeline is not interleaved
+        for name in ("no_sync_func", "grad_sync_func"):
+            functions = getattr(config, name)
+            setattr(config, name, functions and functions[0])
+    return wrapped
+
+
+def _adam_config(training: TrainingConfig, place: Place) -> OptimizerConfig:
+    return OptimizerConfig(
+        optimizer="adam",
+        lr=training.learning_rate,
+        min_lr=training.min_learning_rate,
+        weight_decay=training.weight_decay,
+        adam_beta1=training.adam_beta1,
+        adam_beta2=training.adam_beta2,
+        adam_eps=training.adam_epsilon,
+        clip_grad=training.clip_gradient,
+        use_distributed_optimizer=True,
+        overlap_param_gather=place.device.type == "cuda",
+        **optimizer_fields(place.precision),
+    )
+
+
+def _schedule(adam: Any, training: TrainingConfig, steps: int) -> OptimizerParamScheduler:
+    return OptimizerParamScheduler(
+        adam,
+        init_lr=0.0,
+        max_lr=training.learning_rate,
+        min_lr=training.min_learning_rate,
+        lr_warmup_steps=training.warmup_steps,
+        # One more than there are, so that the last step still moves; at least one more than the warm-up, which a short
+        # iteration may not finish.
+        lr_decay_steps=max(steps, training.warmup_steps) + 1,
+        lr_decay_style=training.schedule,
+        start_wd=training.weight_decay,
+        end_wd=training.weight_decay,
+        wd_incr_steps=steps,
+        wd_incr_style="constant",
+    )
 
 
 def sum_gradients(model: list[torch.nn.Module], num_tokens: torch.Tensor | None, **groups: Any) -> None:

@@ -20,7 +20,7 @@ from support.tiny_model import make_llama
 
 from irpo_megatron.artifacts import partial_directory
 from irpo_megatron.conversion import out_of_megatron as out_of_megatron_room
-from irpo_megatron.conversion import standalone
+from irpo_megatron.conversion import sharded_files, standalone
 from irpo_megatron.conversion.compare import compare
 from irpo_megatron.conversion.progress import Progress
 from irpo_megatron.engine.architecture import read_architecture
@@ -137,8 +137,30 @@ def test_files_that_are_not_whole_or_reach_outside(original: Path, tmp_path: Pat
     shutil.copyfile(original / "model.safetensors", folder / "one.safetensors")
     index.write_text(json.dumps({"weight_map": {**dict.fromkeys(names, "one.safetensors"), "lie": "one.safetensors"}}))
     assert "lacks the tensor lie" in refusal(into_megatron, folder, tmp_path / "out")
-    index.unlink()
-    torch.save(names, folder / "pytorch_model.bin")
+
+
+class _Payload:
+    def __init__(self, touched: Path) -> None:
+        self._touched = touched
+
+    def __reduce__(self) -> tuple[Callable[..., None], tuple[Path]]:
+        return Path.touch, (self._touched,)
+
+
+def test_of_a_pickle_only_tensors_are_read(original: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(original, tmp_path / "hf")
+    tensors = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    pickle, touched = folder / "pytorch_model.bin", tmp_path / "touched"
+    for hostile in ({**tensors, "more": _Payload(touched)}, {**tensors, "more": "text"}, [1]):
+        torch.save(hostile, pickle)
+        assert "of a pickle only tensors by name are read" in refusal(into_megatron, folder, tmp_path / "out")
+    assert not touched.exists()
+    torch.save(tensors, pickle)
+    into_megatron(folder, tmp_path / "there")
+    out_of_megatron(tmp_path / "there", folder, tmp_path / "back")
+    assert not [tensor for tensor in compare(original, tmp_path / "back") if tensor.difference]
+    pickle.rename(folder / "pytorch_model-00001-of-00002.bin")
     assert "a .bin file is a pickle, which can run code" in refusal(into_megatron, folder, tmp_path / "out")
 
 
@@ -211,7 +233,7 @@ def test_killed_half_way_it_is_taken_up_again(direction: str, original: Path, ch
 
 
 def test_finished_files_are_kept(checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = out_of_megatron_room.plan_files
+    plan = sharded_files.plan_files
     monkeypatch.setattr(out_of_megatron_room, "plan_files", partial(plan, file_bytes=40_000))
     weights = out_of_megatron_room.CheckpointWeights(checkpoint, read_architecture(read_config(checkpoint)))
     write = partial(
