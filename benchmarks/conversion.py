@@ -22,8 +22,8 @@ from typing import Any
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--folder", type=Path, required=True, help="where model and conversions go; emptied at the end")
-    parser.add_argument("--size", default="7b", help="100m, 1b, 7b or 70b-two-layers")
+    parser.add_argument("--folder", type=Path, required=True, help="new: model and conversions go there")
+    parser.add_argument("--size", choices=("100m", "1b", "7b", "70b-two-layers"), default="7b")
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--tensor-parallel", type=int, default=1)
@@ -62,7 +62,7 @@ def main() -> None:
     for name, all_of_them in seconds.items():
         took = statistics.median(all_of_them)
         print(f"| {name} | {took:.1f} | {gigabytes / took:.2f} | {copied / took:.2f} | {peaks[name]:.2f} |")
-    shutil.rmtree(original)
+    shutil.rmtree(root)
 
 
 def forget(folder: Path) -> None:

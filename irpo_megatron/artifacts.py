@@ -66,11 +66,15 @@ def partial_directory(directory: Path) -> Path:
     return directory.with_name(f"{directory.name}.partial")
 
 
-def open_stage(directory: Path, plan: Plan, *, redo: bool = False) -> Path | None:
+_REMEDY = "use another name=..., undo the change, or pass --redo to compute the stage again"
+
+
+def open_stage(directory: Path, plan: Plan, *, redo: bool = False, remedy: str = _REMEDY) -> Path | None:
     """The directory to work in, or None where the stage is already committed from the same plan.
 
     Args:
         redo: Throw away what was made from another plan instead of refusing.
+        remedy: What can be done about something that was made from another plan.
 
     Raises:
         UserError: the directory, finished or half-way, was made from another plan; a committed file is gone; or
@@ -90,7 +94,7 @@ def open_stage(directory: Path, plan: Plan, *, redo: bool = False) -> Path | Non
             raise UserError(
                 f"{made} was made from something else: " + "; ".join(differences),
                 "a stage is kept only while its inputs and its part of the configuration are the same",
-                "use another name=..., undo the change, or pass --redo to compute the stage again",
+                remedy,
             )
         # The record first: a directory that is half removed must not look whole.
         (made / record).unlink(missing_ok=True)

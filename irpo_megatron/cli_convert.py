@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.progress import Progress as RichProgress
-from rich.table import Table
+from rich.table import Column, Table
 
 from irpo_megatron.config import ExportDtype
 from irpo_megatron.conversion import standalone
@@ -60,42 +60,46 @@ def megatron_to_hf(
 def verify(
     first: Annotated[Path, typer.Argument(help="A Hugging Face folder or a Megatron checkpoint.")],
     second: Annotated[Path, typer.Argument(help="Another, of either format.")],
-    logits: Annotated[
-        bool, typer.Option("--logits", help="Also compute logits of both: a checkpoint and a folder, in that order.")
-    ] = False,
+    logits: Annotated[bool, typer.Option("--logits", help="Also compute logits of a checkpoint and a folder.")] = False,
     hashes: Annotated[bool, typer.Option("--hashes", help="Print the sha256 of every tensor of the first.")] = False,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads that logits are computed with.")] = 2,
 ) -> None:
-    """Compare two models bit by bit; names the first tensor that differs, and exits with 1."""
+    """Compare two models bit by bit, or as far as the narrower type goes; names the first tensor that differs."""
     _require_training_installation()
     from irpo_megatron.conversion.compare import compare
+    from irpo_megatron.conversion.verify import TOLERANCE, compare_logits, one_of_each
 
-    count = 0
+    pair = one_of_each(first, second) if logits else None
+    count, rounded_to = 0, None
     for comparison in compare(first, second):
         if hashes:
             print(f"{comparison.sha256}  {comparison.name}")
         if comparison.difference is not None:
             print(f"{comparison.name} differs: {comparison.difference}")
             raise typer.Exit(1)
-        count += 1
-    print(f"{count} tensors are equal, bit for bit")
-    if logits:
-        from irpo_megatron.conversion.verify import TOLERANCE, compare_logits
-
-        difference, layers = compare_logits(first, second, threads=threads)
+        count, rounded_to = count + 1, comparison.rounded_to
+    print(f"{count} tensors are equal, " + (f"rounded to {rounded_to}" if rounded_to else "bit for bit"))
+    if pair is not None:
+        difference, layers = compare_logits(*pair, threads=threads)
         print(f"logits differ by at most {difference:.2e} (first {layers} layers, fp32; allowed {TOLERANCE:.0e})")
         if not difference <= TOLERANCE:
             raise typer.Exit(1)
 
 
 @app.command("inspect")
-def inspect(path: Annotated[Path, typer.Argument(help="A Hugging Face folder or a Megatron checkpoint.")]) -> None:
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A Hugging Face folder or a Megatron checkpoint.")],
+    checksums: Annotated[
+        bool, typer.Option("--checksums", help="Also read every file, and compare it with the manifest.")
+    ] = False,
+) -> None:
     """Say what a model on disk is made of, from its headers alone."""
     _require_training_installation()
     from irpo_megatron.conversion.inspect import describe
 
     description = describe(path)
-    table = Table("tensor", "", "shape", "type", "cut", "MB", box=None, pad_edge=False)
+    name = Column("tensor", overflow="fold")
+    table = Table(name, "", "shape", "type", "cut", "MB", box=None, pad_edge=False)
     for kind in description.kinds:
         count = f"x {kind.count}" if kind.count > 1 else ""
         shape = " x ".join(map(str, kind.shape))
@@ -106,6 +110,8 @@ def inspect(path: Annotated[Path, typer.Argument(help="A Hugging Face folder or 
         f"{description.format}: {description.parameters:,} numbers, "
         f"{description.file_bytes / 1e9:,.2f} GB in {description.files} files"
     )
+    if checksums:
+        print(f"{standalone.check_files(path)} files are what the manifest says")
 
 
 @contextlib.contextmanager

@@ -7,6 +7,7 @@ safetensors, never from a pickle.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 WEIGHTS_INDEX = "model.safetensors.index.json"
 PICKLE = "pytorch_model.bin"
+COMPUTED_SUFFIXES = (".rotary_emb.inv_freq",)
+"""Buffers that old checkpoints carry and that are computed from the configuration."""
+_BYTES = {"F64": 8, "F32": 4, "F16": 2, "BF16": 2, "I64": 8, "I32": 4, "I16": 2, "I8": 1, "U8": 1, "BOOL": 1}
 NamesInPickle: TypeAlias = Callable[[Path], Iterable[str]]
 
 # The safetensors library itself refuses a longer header; Llama-2-70B's is about 100 kB in all.
@@ -144,8 +148,8 @@ def _weight_files(path: Path, names_in_pickle: NamesInPickle | None) -> dict[str
         raise UserError(
             f"{path} has its weights in pytorch_model.bin only",
             "weights are read from safetensors: a .bin file is a pickle, which can run code",
-            f"write them anew: AutoModelForCausalLM.from_pretrained('{path}').save_pretrained(NEW_FOLDER); for a single "
-            f"file, larger than memory: irpo convert hf-to-megatron {path} THERE, then megatron-to-hf THERE {path} NEW",
+            f"write them anew: AutoModelForCausalLM.from_pretrained('{path}').save_pretrained(NEW); a single file "
+            f"larger than memory: irpo convert hf-to-megatron {path} THERE, then megatron-to-hf THERE {path} NEW",
         )
     raise UserError(
         f"{path} has neither {WEIGHTS} nor {WEIGHTS_INDEX}",
@@ -174,6 +178,15 @@ def _indexed_weight_files(path: Path) -> dict[str, Path]:
                 f"{path} has no {name}", f"every file that {index.name} names exists", "download the missing file"
             )
         tensors_in[name] = read_tensor_entries(path / name)
+    for name, tensors in tensors_in.items():
+        for tensor in tensors:
+            if weight_map.get(tensor) != name and not tensor.endswith(COMPUTED_SUFFIXES):
+                raise UserError(
+                    f"{path / name} holds {tensor}, which {index.name} "
+                    + (f"says is in {weight_map[tensor]}" if tensor in weight_map else "does not name"),
+                    "a tensor is in one file, and the index names it",
+                    "download the folder again: index and weights are of different versions",
+                )
     for tensor, name in weight_map.items():
         if tensor not in tensors_in[str(name)]:
             raise UserError(
@@ -202,6 +215,8 @@ def read_tensor_entries(file: Path) -> dict[str, Any]:
     try:
         header = json.loads(text)
         entries = {name: entry for name, entry in header.items() if name != "__metadata__"}
+        for name, entry in entries.items():
+            _check_entry(name, entry)
         spans = sorted((begin, end) for begin, end in (entry["data_offsets"] for entry in entries.values()))
         end_of_data = _end_of(spans)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
@@ -209,6 +224,14 @@ def read_tensor_entries(file: Path) -> dict[str, Any]:
     if size != 8 + header_bytes + end_of_data:
         raise _damaged(file, f"has {size} bytes, its header says {8 + header_bytes + end_of_data}")
     return entries
+
+
+def _check_entry(name: str, entry: dict[str, Any]) -> None:
+    """ValueError, TypeError or KeyError where an entry contradicts itself."""
+    begin, end = entry["data_offsets"]
+    size = math.prod(entry["shape"]) * _BYTES.get(entry["dtype"], 0)
+    if entry["dtype"] in _BYTES and end - begin != size:
+        raise ValueError(f"{name} is {entry['shape']} of {entry['dtype']} in {end - begin} bytes")
 
 
 def _end_of(spans: list[tuple[int, int]]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
 
@@ -36,7 +36,9 @@ class Comparison:
     sha256: str
     """Of the first model's."""
     difference: str | None
-    """What is different; None where they are equal to the bit."""
+    """What is different; None where they are equal."""
+    rounded_to: torch.dtype | None
+    """The narrower type of the two, in which they were compared; None where they have one type."""
 
 
 def open_weights(path: Path) -> tuple[WholeTensors, Architecture]:
@@ -61,8 +63,10 @@ def compare(first: Path, second: Path) -> Iterator[Comparison]:
     """
     (ours, architecture), (theirs, other) = open_weights(first), open_weights(second)
     if architecture != other:
+        ours_, theirs_ = asdict(architecture), asdict(other)
+        apart = ", ".join(f"{key} {ours_[key]} and {theirs_[key]}" for key in ours_ if ours_[key] != theirs_[key])
         raise UserError(
-            f"{first} is {architecture}, {second} is {other}",
+            f"{first} and {second} have {apart}",
             "two models are compared whose config.json describe one architecture",
             "compare a model with its own conversion",
         )
@@ -70,19 +74,34 @@ def compare(first: Path, second: Path) -> Iterator[Comparison]:
         mine, its = ours.read(entry), theirs.read(entry)
         for name in entry.tensors:
             left, right = part(mine, entry, name), part(its, entry, name)
-            yield Comparison(name, _sha256(left), _difference(left, right))
+            narrow = _narrower(left.dtype, right.dtype)
+            digest = _sha256(left)
+            if narrow is not None:
+                left, right = left.to(narrow), right.to(narrow)
+            yield Comparison(name, digest, _difference(left, right), narrow)
 
 
 def _sha256(tensor: torch.Tensor) -> str:
-    return hashlib.sha256(tensor.flatten().view(torch.uint8).numpy().data).hexdigest()
+    return hashlib.sha256(tensor.contiguous().flatten().view(torch.uint8).numpy().data).hexdigest()
+
+
+def _narrower(first: torch.dtype, second: torch.dtype) -> torch.dtype | None:
+    """The type that a conversion wrote, where it wrote another; None where the types are one."""
+    if first == second:
+        return None
+    if torch.float32 not in (first, second):
+        raise UserError(
+            f"one model is in {first}, the other in {second}",
+            "neither of fp16 and bf16 holds all numbers of the other",
+            "compare each with the fp32 weights that it was made from",
+        )
+    return second if first == torch.float32 else first
 
 
 def _difference(left: torch.Tensor, right: torch.Tensor) -> str | None:
-    if left.dtype != right.dtype:
-        narrow = min(left.dtype, right.dtype, key=lambda dtype: torch.finfo(dtype).bits)
-        rounded = torch.equal(left.to(narrow), right.to(narrow))
-        return f"{left.dtype} and {right.dtype}; rounded to {narrow} they are {'equal' if rounded else 'different'}"
-    if torch.equal(left.view(torch.uint8), right.view(torch.uint8)):
+    left, right = left.contiguous(), right.contiguous()
+    different = int((left.view(torch.uint8) != right.view(torch.uint8)).view(left.numel(), -1).any(dim=1).sum())
+    if not different:
         return None
-    apart = (left.float() - right.float()).abs()
-    return f"{int((left != right).sum())} of {left.numel()} numbers differ, by up to {float(apart.max()):.3g}"
+    apart = float((left.float() - right.float()).abs().max())
+    return f"{different} of {left.numel()} numbers differ, by up to {apart:.3g}"

@@ -11,16 +11,24 @@ from pathlib import Path
 from irpo_megatron.errors import UserError
 
 
-@contextlib.contextmanager
-def room_for(size: int, folder: Path) -> Iterator[None]:
-    """Write about so many bytes below a folder in a `with` block.
+def require_room(size: int, folder: Path) -> None:
+    """Refuse to begin what does not fit.
 
     Raises:
-        UserError: there is less room, or the disk or its quota was full before the block was done.
+        UserError: less than `size` bytes are free below `folder`.
     """
     free = shutil.disk_usage(folder).free
     if free < size:
         raise _full(f"{size / 1e9:,.2f} GB are to be written to {folder}, and {free / 1e9:,.2f} GB are free")
+
+
+@contextlib.contextmanager
+def full_disk_said(folder: Path) -> Iterator[None]:
+    """Around whatever writes below a folder.
+
+    Raises:
+        UserError: the disk or its quota was full.
+    """
     try:
         yield
     except OSError as error:

@@ -12,6 +12,7 @@ import torch
 
 from irpo_megatron.artifacts import ProgressWriter, partial_directory, write_json
 from irpo_megatron.config import ExportDtype, ParallelConfig
+from irpo_megatron.conversion.disk import full_disk_said
 from irpo_megatron.conversion.out_of_megatron import CheckpointWeights, write_weights
 from irpo_megatron.conversion.progress import Advance, Progress
 from irpo_megatron.conversion.verify import require_same_logits
@@ -23,15 +24,14 @@ from irpo_megatron.requests import ExportRequest
 # Files of the base model that go along unchanged; weights and config.json are written anew.
 CARRIED_ALONG = (
     "generation_config.json",
-    "tokenizer.json",
-    "tokenizer.model",
-    "tokenizer_config.json",
+    "tokenizer*",
+    "tekken.json",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "merges.txt",
-    "chat_template.jinja",
-    "chat_template.json",
+    "chat_template*",
+    "additional_chat_templates/*",
 )
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -53,14 +53,15 @@ def run(request: ExportRequest) -> None:
             folder = request.output / name
             partial = folder if folder == request.output else partial_directory(folder)
             partial.mkdir(parents=True, exist_ok=True)
-            convert(
-                checkpoint,
-                partial,
-                base=request.model_folder,
-                dtype=request.conversion.dtype,
-                threads=request.launch.threads,
-                progress=tensors,
-            )
+            with full_disk_said(partial):
+                convert(
+                    checkpoint,
+                    partial,
+                    base=request.model_folder,
+                    dtype=request.conversion.dtype,
+                    threads=request.launch.threads,
+                    progress=tensors,
+                )
             require_same_logits(checkpoint, partial, place)
             if partial != folder:
                 partial.rename(folder)
@@ -99,6 +100,6 @@ def convert(
     write_weights(folder, weights, dtype=written, threads=threads, progress=progress)
     dtype_key = "dtype" if "dtype" in config else "torch_dtype"
     write_json(folder / "config.json", {**config, dtype_key: str(written).removeprefix("torch.")})
-    for name in CARRIED_ALONG:
-        if (base / name).is_file():
-            shutil.copyfile(base / name, folder / name)
+    for path in (path for pattern in CARRIED_ALONG for path in base.glob(pattern) if path.is_file()):
+        (folder / path.relative_to(base)).parent.mkdir(exist_ok=True)
+        shutil.copyfile(path, folder / path.relative_to(base))

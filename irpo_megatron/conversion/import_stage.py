@@ -10,7 +10,7 @@ from pathlib import Path
 
 from irpo_megatron.artifacts import ProgressWriter, partial_directory, step_name, write_json
 from irpo_megatron.config import ParallelConfig
-from irpo_megatron.conversion.disk import room_for
+from irpo_megatron.conversion.disk import full_disk_said, require_room
 from irpo_megatron.conversion.into_megatron import count_boxes, write_checkpoint
 from irpo_megatron.conversion.progress import Progress
 from irpo_megatron.conversion.tensor_files import open_folder
@@ -30,9 +30,10 @@ def run(request: ImportRequest) -> None:
         RuntimeError: the checkpoint computes other logits than the folder, loaded by transformers.
     """
     checkpoint = request.output / step_name(0)
-    if not checkpoint.exists():
-        partial = partial_directory(checkpoint)
-        shutil.rmtree(partial, ignore_errors=True)  # of an attempt that was killed
+    if checkpoint.exists():
+        return
+    partial = partial_directory(checkpoint)
+    with full_disk_said(request.output):
         convert(
             request.model_folder,
             partial,
@@ -40,9 +41,9 @@ def run(request: ImportRequest) -> None:
             threads=request.launch.threads,
             progress=lambda total: ProgressWriter(request.output, total=total, unit="tensors").advance,
         )
-        partial.rename(checkpoint)
     with parallel_world(ParallelConfig(), threads=request.launch.threads) as place:
-        require_same_logits(checkpoint, request.model_folder, place)
+        require_same_logits(partial, request.model_folder, place)
+    partial.rename(checkpoint)
 
 
 def convert(folder: Path, checkpoint: Path, *, tensor_parallel: int, threads: int, progress: Progress) -> None:
@@ -55,7 +56,7 @@ def convert(folder: Path, checkpoint: Path, *, tensor_parallel: int, threads: in
         progress: Told of parts of tensors.
 
     Raises:
-        UserError: the folder is not a model of a family that is supported, or is damaged; or the disk is full.
+        UserError: the folder is not a model of a family that is supported, or is damaged; or there is not enough room.
     """
     model = open_folder(folder)
     architecture = read_architecture(model.config)
@@ -63,12 +64,12 @@ def convert(folder: Path, checkpoint: Path, *, tensor_parallel: int, threads: in
     shutil.rmtree(checkpoint / STATE, ignore_errors=True)  # of an attempt that was killed
     checkpoint.mkdir(parents=True, exist_ok=True)
     write_json(checkpoint / CONFIG, model.config)
-    with room_for(weights.bytes, checkpoint):
-        write_checkpoint(
-            checkpoint / STATE,
-            weights,
-            architecture,
-            tensor_parallel=tensor_parallel,
-            threads=threads,
-            advance=progress(count_boxes(weights, tensor_parallel)),
-        )
+    require_room(weights.bytes, checkpoint)
+    write_checkpoint(
+        checkpoint / STATE,
+        weights,
+        architecture,
+        tensor_parallel=tensor_parallel,
+        threads=threads,
+        advance=progress(count_boxes(weights, tensor_parallel)),
+    )

@@ -1,4 +1,4 @@
-"""What a model on disk is made of, from its headers alone: either format, complete or not."""
+"""What a model on disk is made of, from its headers alone, in either format."""
 
 from __future__ import annotations
 

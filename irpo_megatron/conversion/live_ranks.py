@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 
 from irpo_megatron.artifacts import remember_digest
+from irpo_megatron.conversion.finite import is_finite
 from irpo_megatron.conversion.out_of_megatron import tensors_of
 from irpo_megatron.conversion.sharded_files import WeightFile, plan_files, write_file, write_index
 from irpo_megatron.conversion.table import Entry, table
@@ -18,6 +19,7 @@ from irpo_megatron.engine.architecture import Architecture
 from irpo_megatron.engine.parallel import Place
 from irpo_megatron.engine.policy import Policy
 from irpo_megatron.engine.shards import Shard, model_shards
+from irpo_megatron.errors import UserError
 
 _Name = tuple[str, int | None]
 
@@ -35,16 +37,28 @@ class _Held:
 def write_live_weights(
     folder: Path, model: Sequence[Policy], architecture: Architecture, place: Place, *, dtype: torch.dtype
 ) -> None:
-    """Write the weights of a model as it stands, at whatever layout. Collective.
+    """Write the weights of a model as it stands, at whatever layout, and their index; nothing else. Collective.
 
     Memory: a rank holds one tensor of one layer besides its model. Files are dealt out to the ranks, so that all write.
+
+    Args:
+        folder: Not yet where it is looked for.
+
+    Raises:
+        RuntimeError: on every rank, where one of them could not write, or holds numbers that are not finite.
     """
     entries = tuple(table(architecture))
     files = plan_files(tensor_shapes(entries), dtype)
     exchange = _Exchange(model, entries, files, place)
-    for file in exchange.my_files:
-        remember_digest(folder / file.name, write_file(folder, file, tensors_of(file, entries, exchange.receive)))
+    failure: Exception | None = None
+    try:
+        for file in exchange.my_files:
+            remember_digest(folder / file.name, write_file(folder, file, tensors_of(file, entries, exchange.receive)))
+    except (OSError, UserError, ValueError) as error:  # the others wait for what this rank holds
+        failure = error
     exchange.serve_the_others()
+    if place.any(failure is not None):
+        raise RuntimeError(f"{folder} was not written: {failure or 'another rank failed'}") from failure
     if dist.get_rank() == 0:
         write_index(folder, files)
     dist.barrier()
@@ -76,6 +90,8 @@ class _Exchange:
         """This rank's tensor of the next round, which is `entry`."""
         received = self._round(next(self._rounds))
         assert received is not None
+        if not is_finite(received):
+            raise ValueError(f"{entry.key} of layer {entry.layer} holds NaN or infinity")
         return received
 
     def serve_the_others(self) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 import torch
 
 from irpo_megatron.artifacts import remember_digest, remembered_digest
-from irpo_megatron.conversion.disk import room_for
+from irpo_megatron.conversion.disk import require_room
+from irpo_megatron.conversion.finite import is_finite
 from irpo_megatron.conversion.progress import Progress
-from irpo_megatron.conversion.sharded_files import WeightFile, plan_files, write_file, write_index
+from irpo_megatron.conversion.sharded_files import WeightFile, partial_file, plan_files, write_file, write_index
 from irpo_megatron.conversion.table import Entry, table
 from irpo_megatron.conversion.weights import tensor_shapes
 from irpo_megatron.engine.architecture import Architecture
@@ -50,7 +51,7 @@ class CheckpointWeights:
             tensor = self._files.read(entry.key, ((0,) * len(entry.shape), entry.shape))
         else:
             tensor = self._files.read(entry.key, ((entry.layer, *(0 for _ in entry.shape)), (1, *entry.shape)))[0]
-        if not torch.isfinite(tensor.sum(dtype=torch.float32)) and not bool(tensor.isfinite().all()):
+        if not is_finite(tensor):
             raise UserError(
                 f"{entry.key} of layer {entry.layer} in {self._directory} holds NaN or infinity",
                 "weights are finite numbers",
@@ -107,7 +108,7 @@ def write_weights(
         progress: Told of the tensors of the files that are written.
 
     Raises:
-        UserError: the checkpoint is damaged, or the disk is full.
+        UserError: the checkpoint is damaged, or there is not enough room.
     """
     files = plan_files(tensor_shapes(weights.entries), dtype)
 
@@ -121,7 +122,10 @@ def write_weights(
 
     missing = [file for file in files if not _is_written(folder / file.name, file)]
     advance = progress(sum(len(file.shapes) for file in missing))
-    with room_for(sum(file.bytes for file in missing), folder), ThreadPoolExecutor(threads) as pool:
+    for file in missing:
+        partial_file(folder, file).unlink(missing_ok=True)  # of an attempt that was killed: it takes room
+    require_room(sum(file.bytes for file in missing), folder)
+    with ThreadPoolExecutor(threads) as pool:
         list(pool.map(write, missing))  # which raises what a thread raised
     write_index(folder, files)
 
@@ -145,9 +149,12 @@ def tensors_of(file: WeightFile, entries: Iterable[Entry], read: Callable[[Entry
         wanted = [name for name in entry.tensors if name in file.shapes]
         if wanted:
             joined = read(entry)
-            yield from ((name, part(joined, entry, name)) for name in wanted)
+            for name in wanted:
+                yield name, part(joined, entry, name)
+            del joined  # not needed while the next is read
 
 
 def part(joined: torch.Tensor, entry: Entry, name: str) -> torch.Tensor:
-    """One Hugging Face tensor out of a Megatron tensor."""
-    return torch.cat([joined[rows.at : rows.at + rows.count] for rows in entry.rows if rows.tensor == name])
+    """One Hugging Face tensor out of a Megatron tensor; a view where its rows stand together."""
+    parts = [joined[rows.at : rows.at + rows.count] for rows in entry.rows if rows.tensor == name]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

@@ -18,7 +18,9 @@ from pathlib import Path
 import torch
 
 from irpo_megatron.artifacts import Json, write_json
+from irpo_megatron.conversion.finite import is_finite
 from irpo_megatron.conversion.tensor_files import DTYPES
+from irpo_megatron.errors import UserError
 from irpo_megatron.model_folder import WEIGHTS, WEIGHTS_INDEX
 
 FILE_BYTES = 5_000_000_000
@@ -79,6 +81,11 @@ def write_index(folder: Path, files: list[WeightFile]) -> None:
     write_json(folder / WEIGHTS_INDEX, {"metadata": {"total_size": total}, "weight_map": weight_map})
 
 
+def partial_file(folder: Path, file: WeightFile) -> Path:
+    """What a file is called until it is whole."""
+    return folder / f".{file.name}.tmp"
+
+
 def write_file(folder: Path, file: WeightFile, tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """Write a file; it appears whole or not at all.
 
@@ -87,8 +94,11 @@ def write_file(folder: Path, file: WeightFile, tensors: Iterable[tuple[str, torc
 
     Returns:
         sha256 of its bytes.
+
+    Raises:
+        UserError: a number is too large for the file's type.
     """
-    partial = folder / f".{file.name}.tmp"
+    partial = partial_file(folder, file)
     digest = hashlib.sha256()
     with partial.open("wb") as stream:
         for part in _parts(file, tensors):
@@ -104,4 +114,11 @@ def _parts(file: WeightFile, tensors: Iterable[tuple[str, torch.Tensor]]) -> Ite
     yield file.header
     for (name, shape), (given, tensor) in zip(file.shapes.items(), tensors, strict=True):
         assert (given, tuple(tensor.shape)) == (name, shape), f"{given} {tuple(tensor.shape)} for {name} {shape}"
-        yield tensor.to(file.dtype).contiguous().flatten().view(torch.uint8).numpy().data
+        written = tensor.to(file.dtype)
+        if written.dtype != tensor.dtype and not is_finite(written):
+            raise UserError(
+                f"{name} has numbers that {file.dtype} cannot hold, up to {float(tensor.abs().max()):.3g}",
+                f"the largest number of {file.dtype} is {torch.finfo(file.dtype).max:.3g}",
+                "choose bf16 or fp32",
+            )
+        yield written.contiguous().flatten().view(torch.uint8).numpy().data

@@ -15,8 +15,7 @@ from dataclasses import dataclass
 
 from irpo_megatron.engine.architecture import Architecture
 
-# Buffers that old checkpoints carry and that are computed from the configuration.
-COMPUTED_SUFFIXES = (".rotary_emb.inv_freq",)
+EMBEDDING, OUTPUT = "model.embed_tokens.weight", "lm_head.weight"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,12 +63,12 @@ class Entry:
 def table(architecture: Architecture) -> Iterator[Entry]:
     """Every tensor of the model, once, in the order of the model."""
     hidden, vocabulary = architecture.hidden_size, architecture.vocabulary
-    yield _same("embedding.word_embeddings.weight", "model.embed_tokens.weight", vocabulary, hidden, cut=0)
+    yield _same("embedding.word_embeddings.weight", EMBEDDING, vocabulary, hidden, cut=0)
     for layer in range(architecture.layers):
         yield from _layer(architecture, layer)
     yield _same("decoder.final_layernorm.weight", "model.norm.weight", hidden)
     if not architecture.tied_embeddings:
-        yield _same("output_layer.weight", "lm_head.weight", vocabulary, hidden, cut=0)
+        yield _same("output_layer.weight", OUTPUT, vocabulary, hidden, cut=0)
 
 
 def _layer(architecture: Architecture, layer: int) -> Iterator[Entry]:

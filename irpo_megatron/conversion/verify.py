@@ -12,12 +12,13 @@ from irpo_megatron.conversion.out_of_megatron import CheckpointWeights
 from irpo_megatron.conversion.tensor_files import open_folder
 from irpo_megatron.conversion.weights import Weights
 from irpo_megatron.engine.architecture import Architecture, read_architecture
-from irpo_megatron.engine.checkpoint import read_config
+from irpo_megatron.engine.checkpoint import STATE, read_config
 from irpo_megatron.engine.logits import logits
 from irpo_megatron.engine.model import build_model
 from irpo_megatron.engine.parallel import Place, parallel_world
 from irpo_megatron.engine.policy import Policy
 from irpo_megatron.engine.shards import model_shards
+from irpo_megatron.errors import UserError
 
 TOLERANCE = 1e-4
 _ROWS, _TOKENS = 2, 32
@@ -40,6 +41,22 @@ def require_same_logits(checkpoint: Path, folder: Path, place: Place) -> None:
         )
 
 
+def one_of_each(first: Path, second: Path) -> tuple[Path, Path]:
+    """A Megatron checkpoint and a Hugging Face folder, given in either order.
+
+    Raises:
+        UserError: they are of one format.
+    """
+    pair = sorted((first, second), key=lambda path: not (path / STATE).is_dir())
+    if (pair[1] / STATE).is_dir() or not (pair[0] / STATE).is_dir():
+        raise UserError(
+            f"{first} and {second} are of one format",
+            "logits are compared between a Megatron checkpoint and a Hugging Face folder",
+            "leave --logits out: equal tensors of one format compute the same",
+        )
+    return pair[0], pair[1]
+
+
 def compare_logits(checkpoint: Path, folder: Path, *, threads: int) -> tuple[float, int]:
     """`logit_difference` in a process that does nothing else."""
     with parallel_world(ParallelConfig(), threads=threads) as place:
@@ -59,9 +76,12 @@ def logit_difference(checkpoint: Path, folder: Path, place: Place) -> tuple[floa
     written = Weights(open_folder(folder), whole)
     model = _build(weights, written.dtype, architecture, place)
     ours = logits(model, tokens.tolist(), place)[:, : architecture.vocabulary].cpu()
-    cut = AutoConfig.from_pretrained(folder, num_hidden_layers=architecture.layers, local_files_only=True)
+    safe = {"local_files_only": True, "trust_remote_code": False}
+    cut = AutoConfig.from_pretrained(folder, num_hidden_layers=architecture.layers, **safe)
     with torch.no_grad():
-        other = AutoModelForCausalLM.from_pretrained(folder, config=cut, dtype=torch.float32, local_files_only=True)
+        other = AutoModelForCausalLM.from_pretrained(
+            folder, config=cut, dtype=torch.float32, local_files_only=True, trust_remote_code=False
+        )
         theirs = other(tokens).logits
     return float((ours - theirs.flatten(0, 1)).abs().max()), architecture.layers
 

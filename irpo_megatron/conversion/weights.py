@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 
-from irpo_megatron.conversion.table import COMPUTED_SUFFIXES, Entry, table
+from irpo_megatron.conversion.finite import is_finite
+from irpo_megatron.conversion.table import EMBEDDING, OUTPUT, Entry, table
 from irpo_megatron.conversion.tensor_files import DTYPES, open_tensors, read_headers
 from irpo_megatron.engine.architecture import Architecture
 from irpo_megatron.errors import UserError
-from irpo_megatron.model_folder import ModelFolder
+from irpo_megatron.model_folder import COMPUTED_SUFFIXES, ModelFolder
 
 
 class Weights:
@@ -26,7 +27,11 @@ class Weights:
         """
         self._folder = folder
         self.entries = tuple(table(architecture))
-        self.dtype = _check(folder, tensor_shapes(self.entries))
+        shapes = tensor_shapes(self.entries)
+        if architecture.tied_embeddings and OUTPUT in folder.weight_files:
+            _require_same_as_embedding(folder)
+            shapes[OUTPUT] = shapes[EMBEDDING]
+        self.dtype = _check(folder, shapes)
 
     @property
     def bytes(self) -> int:
@@ -62,23 +67,19 @@ class Weights:
                 else:
                     into.copy_(opened[rows.tensor][source, first_column : first_column + target.shape[1]])
             target[max(0, entry.shape[0] - first_row) :].zero_()
-        if not torch.isfinite(target.sum(dtype=torch.float32)):
-            self._require_finite(target, entry)
+        if not is_finite(target):
+            raise UserError(
+                f"{target.numel() - int(target.isfinite().sum())} numbers of {' + '.join(entry.tensors)} in "
+                f"{self._folder.path} are NaN or infinite",
+                "weights are finite numbers",
+                "the folder is damaged, or its training diverged: get it again from its source",
+            )
 
     def read(self, entry: Entry) -> torch.Tensor:
         """A whole Megatron tensor of one layer."""
         whole = torch.empty(entry.shape, dtype=self.dtype)
         self.fill(whole, entry)
         return whole
-
-    def _require_finite(self, target: torch.Tensor, entry: Entry) -> None:
-        bad = target.numel() - int(target.isfinite().sum())
-        if bad:
-            raise UserError(
-                f"{bad} numbers of {' + '.join(entry.tensors)} in {self._folder.path} are NaN or infinite",
-                "weights are finite numbers",
-                "the folder is damaged, or its training diverged: get it again from its source",
-            )
 
 
 def tensor_shapes(entries: tuple[Entry, ...]) -> dict[str, tuple[int, ...]]:
@@ -90,6 +91,17 @@ def tensor_shapes(entries: tuple[Entry, ...]) -> dict[str, tuple[int, ...]]:
     return shapes
 
 
+def _require_same_as_embedding(folder: ModelFolder) -> None:
+    """Some folders of tied models hold the output matrix nevertheless; transformers then does not look at it."""
+    with open_tensors(folder.weight_files[EMBEDDING]) as first, open_tensors(folder.weight_files[OUTPUT]) as second:
+        if not torch.equal(first(EMBEDDING)[:], second(OUTPUT)[:]):
+            raise UserError(
+                f"{OUTPUT} of {folder.path} differs from {EMBEDDING}, and config.json has tie_word_embeddings",
+                "tied embeddings are one matrix",
+                "set tie_word_embeddings to false if the model was trained untied, or remove the tensor",
+            )
+
+
 def _check(folder: ModelFolder, shapes: dict[str, tuple[int, ...]]) -> torch.dtype:
     found = {name for name in folder.weight_files if not name.endswith(COMPUTED_SUFFIXES)}
     expected = set(shapes)
@@ -98,7 +110,7 @@ def _check(folder: ModelFolder, shapes: dict[str, tuple[int, ...]]) -> torch.dty
             raise UserError(
                 f"{folder.path} {what} the tensors {_some(names)}",
                 "a checkpoint has exactly the tensors that its config.json implies",
-                "restore the folder; a tied lm_head needs tie_word_embeddings in config.json",
+                "restore the folder; a model without lm_head needs tie_word_embeddings in config.json",
             )
     headers = {path: read_headers(path) for path in dict.fromkeys(folder.weight_files.values())}
     found_dtypes: dict[str, str] = {}

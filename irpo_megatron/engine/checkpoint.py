@@ -8,22 +8,20 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-import torch
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 
 from irpo_megatron.artifacts import Json, partial_directory, read_json, write_json
-from irpo_megatron.engine.checkpoint_metadata import read_metadata
+from irpo_megatron.engine.checkpoint_metadata import EXTRA_STATE, read_metadata
 from irpo_megatron.engine.optimizer import Optimizer
 from irpo_megatron.engine.policy import Policy
 
 STATE = "state"
 CONFIG = "config.json"
 TRAINING = "training.json"
-_EXTRA_STATE = "_extra_state"
 
 
 class CheckpointWriter:
@@ -80,7 +78,10 @@ class CheckpointWriter:
         partial, replaced = partial_directory(directory), directory.with_name(f"{directory.name}.replaced")
 
         def prepare() -> None:
-            for leftover in (partial, replaced):  # of a writer that was killed
+            # What a writer that was killed left: the point before, taken away between the two renames, comes back.
+            if replaced.exists() and not directory.exists():
+                replaced.rename(directory)
+            for leftover in (partial, replaced):
                 shutil.rmtree(leftover, ignore_errors=True)
             (partial / STATE).mkdir(parents=True)
             for name, value in files.items():
@@ -126,14 +127,6 @@ def read_config(directory: Path) -> Json:
     return read_json(directory / CONFIG)
 
 
-def stored_dtype(directory: Path) -> torch.dtype:
-    """What a checkpoint's weights are stored in: what they were trained in."""
-    metadata = read_metadata(directory / STATE)
-    dtypes = {entry.properties.dtype for entry in metadata.state_dict_metadata.values() if hasattr(entry, "properties")}
-    assert len(dtypes) == 1, f"{directory} holds weights of several types: {dtypes}"
-    return cast(torch.dtype, dtypes.pop())
-
-
 def model_state(model: Sequence[Policy]) -> dict[str, Any]:
     """One entry a group of layers; the names of the tensors within do not depend on the grouping.
 
@@ -142,7 +135,7 @@ def model_state(model: Sequence[Policy]) -> dict[str, Any]:
     """
     return {
         f"model{number}": {
-            name: tensor for name, tensor in chunk.sharded_state_dict().items() if not name.endswith(_EXTRA_STATE)
+            name: tensor for name, tensor in chunk.sharded_state_dict().items() if not name.endswith(EXTRA_STATE)
         }
         for number, chunk in enumerate(model)
     }
@@ -151,7 +144,7 @@ def model_state(model: Sequence[Policy]) -> dict[str, Any]:
 def _fill_model(model: Sequence[Policy], state: dict[str, Any]) -> None:
     for number, chunk in enumerate(model):
         found = chunk.load_state_dict(state[f"model{number}"], strict=False)
-        strays = [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.endswith(_EXTRA_STATE)]
+        strays = [name for name in (*found.missing_keys, *found.unexpected_keys) if not name.endswith(EXTRA_STATE)]
         assert not strays, f"model and checkpoint do not both have {strays}"
 
 

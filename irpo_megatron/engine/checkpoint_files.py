@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import itertools
 import math
 import os
 import pickle
@@ -81,36 +82,42 @@ class CheckpointFiles:
         return self._boxes[name]
 
     def read(self, name: str, box: Box) -> torch.Tensor:
-        """A part of a tensor; no more than one stored box is in memory besides it.
+        """A part of a tensor; no more than one stored box is in memory besides it, and none where it is one.
 
         Raises:
             UserError: a file is missing, cut off or garbled.
         """
         offset, shape = box
-        target = torch.empty(shape, dtype=self.dtypes[name])
-        covered = 0
-        for stored in self._boxes[name]:
-            overlap = _overlap(box, stored)
-            if overlap is None:
-                continue
-            start, size = overlap
-            content = self._read_box(name, stored)
-            target[_slices(start, size, offset)].copy_(content[_slices(start, size, stored[0])])
-            covered += math.prod(size)
-        if covered != target.numel():
+        overlaps = {stored: overlap for stored in self._boxes[name] if (overlap := _overlap(box, stored)) is not None}
+        covered = sum(math.prod(size) for _start, size in overlaps.values())
+        twice = any(_overlap(*pair) is not None for pair in itertools.combinations(overlaps.values(), 2))
+        if covered != math.prod(shape) or twice:
             raise UserError(
-                f"{self._state} holds {covered} of the {target.numel()} numbers of {name} from {offset}, {shape}",
-                "the boxes of a checkpoint's tensor cover it",
+                f"{self._state} holds {covered} of the {math.prod(shape)} numbers of {name} from {offset}, {shape}"
+                + (", some of them twice" if twice else ""),
+                "the boxes of a checkpoint's tensor cover it once",
                 "the checkpoint is damaged or of another model: write it again",
             )
+        if box in overlaps:
+            return self._read_box(name, box)
+        target = torch.empty(shape, dtype=self.dtypes[name])
+        for stored, (start, size) in overlaps.items():
+            content = self._read_box(name, stored)
+            target[_slices(start, size, offset)].copy_(content[_slices(start, size, stored[0])])
         return target
 
     def _read_box(self, name: str, box: Box) -> torch.Tensor:
-        stored = self._metadata.storage_data[MetadataIndex(name, torch.Size(box[0]))]
+        stored = self._metadata.storage_data.get(MetadataIndex(name, torch.Size(box[0])))
+        if stored is None:
+            raise UserError(
+                f"the metadata of {self._state} does not say where {name} at {box[0]} is",
+                "a checkpoint's metadata knows the place of every box",
+                "the checkpoint is damaged: write it again",
+            )
         try:
             with (self._state / stored.relative_path).open("rb") as file:
-                file.seek(stored.offset)
-                content = torch.load(io.BytesIO(file.read(stored.length)), map_location="cpu", weights_only=True)
+                section = cast(BinaryIO, _Section(file, stored.offset, stored.length))
+                content = torch.load(section, map_location="cpu", weights_only=True)
             if tuple(content.shape) != box[1] or content.dtype != self.dtypes[name]:
                 raise ValueError(f"holds {tuple(content.shape)}, {content.dtype}")
         except Exception as error:  # torch raises whatever the bytes lead it to
@@ -121,6 +128,32 @@ class CheckpointFiles:
             ) from error
         assert isinstance(content, torch.Tensor)
         return content
+
+
+class _Section(io.RawIOBase):
+    """A part of a file as a file, so that torch reads it without a copy in between."""
+
+    def __init__(self, file: BinaryIO, start: int, length: int) -> None:
+        self._file, self._start, self._end = file, start, start + length
+        file.seek(start)
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._file.tell() - self._start
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        origin = {io.SEEK_SET: self._start, io.SEEK_CUR: self._file.tell(), io.SEEK_END: self._end}[whence]
+        return self._file.seek(origin + offset) - self._start
+
+    def readinto(self, buffer: Any) -> int:
+        room = memoryview(buffer).cast("B")
+        read: int = self._file.readinto(room[: max(0, self._end - self._file.tell())])  # type: ignore[attr-defined]
+        return read
 
 
 def write_tensors(state: Path, tensors: dict[str, TensorToWrite], *, threads: int) -> None:

@@ -10,9 +10,12 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+from torch.distributed.checkpoint.metadata import TensorStorageMetadata
+
 from irpo_megatron.errors import UserError
 
 METADATA = ".metadata"
+EXTRA_STATE = "_extra_state"
 
 # Every name that the metadata of a checkpoint of ours refers to.
 _METADATA_NAMES = frozenset(
@@ -73,6 +76,11 @@ def read_metadata(state: Path) -> Any:
     try:
         with path.open("rb") as file:
             metadata = _MetadataUnpickler(file).load()
+        for name, entry in metadata.state_dict_metadata.items():
+            # torch unpickles what is no tensor without restriction. Transformer Engine's extra states are such, and are
+            # never asked for.
+            if type(entry) is not TensorStorageMetadata and EXTRA_STATE not in name:
+                raise ValueError(f"{name} is no tensor")
         for stored in metadata.storage_data.values():
             if Path(stored.relative_path).name != stored.relative_path:
                 raise ValueError(f"names the file {stored.relative_path}")

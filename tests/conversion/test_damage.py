@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator
@@ -16,7 +17,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from support.ranks import in_child
 from support.tiny_model import make_llama
+from torch.distributed.checkpoint.filesystem import _StorageInfo
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, MetadataIndex
 
 from irpo_megatron.artifacts import partial_directory
 from irpo_megatron.conversion import out_of_megatron as out_of_megatron_room
@@ -25,6 +29,7 @@ from irpo_megatron.conversion.compare import compare
 from irpo_megatron.conversion.progress import Progress
 from irpo_megatron.engine.architecture import read_architecture
 from irpo_megatron.engine.checkpoint import read_config
+from irpo_megatron.engine.checkpoint_metadata import read_metadata
 from irpo_megatron.errors import UserError
 
 Tensors = dict[str, torch.Tensor]
@@ -151,17 +156,120 @@ def test_of_a_pickle_only_tensors_are_read(original: Path, tmp_path: Path) -> No
     folder = shutil.copytree(original, tmp_path / "hf")
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
-    pickle, touched = folder / "pytorch_model.bin", tmp_path / "touched"
+    old, touched = folder / "pytorch_model.bin", tmp_path / "touched"
     for hostile in ({**tensors, "more": _Payload(touched)}, {**tensors, "more": "text"}, [1]):
-        torch.save(hostile, pickle)
+        torch.save(hostile, old)
         assert "of a pickle only tensors by name are read" in refusal(into_megatron, folder, tmp_path / "out")
     assert not touched.exists()
-    torch.save(tensors, pickle)
+    torch.save(tensors, old)
     into_megatron(folder, tmp_path / "there")
     out_of_megatron(tmp_path / "there", folder, tmp_path / "back")
     assert not [tensor for tensor in compare(original, tmp_path / "back") if tensor.difference]
-    pickle.rename(folder / "pytorch_model-00001-of-00002.bin")
+    old.rename(folder / "pytorch_model-00001-of-00002.bin")
     assert "a .bin file is a pickle, which can run code" in refusal(into_megatron, folder, tmp_path / "out")
+
+
+def test_headers_and_indexes_that_contradict_themselves(original: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(original, tmp_path / "hf")
+    file = folder / "model.safetensors"
+    content = file.read_bytes()
+    length = int.from_bytes(content[:8], "little")
+    header = json.loads(content[8 : 8 + length])
+    lies = {"shape": [7]}, "model.norm.weight is [7] of F32 in 128 bytes"
+    lacks = {"data_offsets": None}, "has a garbled header (TypeError"
+    for changes, message in (lies, lacks):
+        text = json.dumps(header | {"model.norm.weight": header["model.norm.weight"] | changes}).encode()
+        file.write_bytes(len(text).to_bytes(8, "little") + text + content[8 + length :])
+        assert message in refusal(into_megatron, folder, tmp_path / "out")
+    tensors = load_file(original / "model.safetensors")
+    file.unlink()
+    save_file(tensors, folder / "one.safetensors")
+    index = {name: "one.safetensors" for name in tensors}
+    more = {"stranger.weight": torch.ones(2), "model.norm.weight": torch.ones(32)}
+    for name, message in {
+        "stranger.weight": "does not name",
+        "model.norm.weight": "says is in one.safetensors",
+    }.items():
+        save_file({name: more[name], "filler": torch.ones(1)}, folder / "two.safetensors")
+        (folder / "model.safetensors.index.json").write_text(
+            json.dumps({"weight_map": index | {"filler": "two.safetensors"}})
+        )
+        assert message in refusal(into_megatron, folder, tmp_path / "out")
+
+
+def test_a_tied_model_may_hold_its_output_matrix_too(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path / "hf", tie_word_embeddings=True)
+    file = folder / "model.safetensors"
+    tensors = load_file(file)
+    assert "lm_head.weight" not in tensors
+    tensors["lm_head.weight"] = tensors["model.embed_tokens.weight"].clone()
+    save_file(tensors, file, metadata={"format": "pt"})
+    into_megatron(folder, tmp_path / "there")
+    assert not [tensor for tensor in compare(folder, tmp_path / "there") if tensor.difference]
+    tensors["lm_head.weight"][0, 0] += 1
+    save_file(tensors, file, metadata={"format": "pt"})
+    assert "tied embeddings are one matrix" in refusal(into_megatron, folder, tmp_path / "out")
+
+
+def test_numbers_that_a_narrower_type_cannot_hold(original: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(original, tmp_path / "hf")
+    tensors = load_file(folder / "model.safetensors")
+    tensors[UP][1, 2] = 1e5
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    into_megatron(folder, tmp_path / "there")
+    with pytest.raises(UserError, match=rf"{UP} has numbers that torch.float16 cannot hold, up to 1e\+05"):
+        standalone.megatron_to_hf(
+            tmp_path / "there", folder, tmp_path / "out", dtype="fp16", threads=1, progress=unwatched
+        )
+    assert not (tmp_path / "out").exists()
+    tensors[UP][1, 2] = 1.0
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    into_megatron(folder, tmp_path / "small")
+    standalone.megatron_to_hf(
+        tmp_path / "small", folder, tmp_path / "half", dtype="fp16", threads=1, progress=unwatched
+    )
+    half = load_file(tmp_path / "half" / "model.safetensors")
+    assert all(torch.equal(half[name], tensor.half()) for name, tensor in tensors.items())
+
+
+def test_nothing_of_somebody_elses_is_removed(original: Path, tmp_path: Path) -> None:
+    thesis = tmp_path / "out.partial" / "thesis.txt"
+    thesis.parent.mkdir()
+    thesis.write_text("years of work")
+    assert "was made from something else" in refusal(into_megatron, original, tmp_path / "out")
+    assert thesis.read_text() == "years of work"
+    inside = shutil.copytree(original, tmp_path / "hf")
+    assert "neither lies within the other" in refusal(into_megatron, inside, inside / "megatron")
+
+
+def test_a_checkpoint_that_would_run_code(checkpoint: Path, original: Path, tmp_path: Path) -> None:
+    """torch unpickles an entry that says it is no tensor without restriction, when a model is loaded."""
+    hostile, touched = shutil.copytree(checkpoint, tmp_path / "hostile"), tmp_path / "touched"
+    payload = pickle.dumps(_Payload(touched))
+    (hostile / "state" / "x.distcp").write_bytes(payload)
+    metadata = read_metadata(hostile / "state")
+    entry = BytesStorageMetadata()
+    entry.size = torch.Size([32])  # type: ignore[attr-defined]
+    name = "decoder.final_layernorm.weight"
+    metadata.state_dict_metadata[name] = entry
+    metadata.storage_data[MetadataIndex(name)] = _StorageInfo("x.distcp", 0, len(payload))
+    (hostile / "state" / ".metadata").write_bytes(pickle.dumps(metadata))
+    assert f"{name} is no tensor" in refusal(out_of_megatron, hostile, original, tmp_path / "out")
+    in_child(_load_policy, hostile)
+    assert not touched.exists()
+
+
+def _load_policy(checkpoint: Path) -> None:
+    from irpo_megatron.config import ParallelConfig
+    from irpo_megatron.engine.loading import load_policy
+    from irpo_megatron.engine.parallel import parallel_world
+
+    with parallel_world(ParallelConfig(), threads=1) as place:
+        try:
+            load_policy(checkpoint, place)
+        except UserError as error:
+            said = str(error)
+    assert "is no tensor" in said
 
 
 def test_a_checkpoint_that_is_cut_off_or_of_another_config(checkpoint: Path, original: Path, tmp_path: Path) -> None:

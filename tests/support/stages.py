@@ -30,7 +30,7 @@ def run_request(module: str, request: Request, *, processes: int = 1, watch: Cal
     path = request.output.with_name(f"{request.output.name}.request.json")
     write_json(path, request.model_dump(mode="json"))
     log = request.output.with_name(f"{request.output.name}.log")
-    run_stage_process(module, path, processes=processes, threads=1, log=log, watch=watch)
+    run_stage_process(module, path, processes=processes, threads=1, log=log, watch=watch, python=request.python)
 
 
 def import_model(folder: Path, output: Path) -> Path:
