@@ -58,7 +58,7 @@ clean: ## remove what was installed and computed here
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@test -n "$(PYTHON)" || { echo "No Python 3.10 to 3.12 was found: install one, or name it: make PYTHON=/path/to/python3.11"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python $(PIP_INSTALL) --editable ".[train,report,math,hub,dev]"
+	$(BIN)/python $(PIP_INSTALL) --editable ".[train,report,math,hub,server,dev]"
 	touch $@
 
 $(BASE_VENV)/.installed: pyproject.toml constraints.txt

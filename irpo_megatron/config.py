@@ -7,7 +7,7 @@ sections, `config_text` writes it out.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
@@ -95,11 +95,61 @@ class DataConfig(Section):
     """Sample only this many training problems in each iteration, drawn anew by the seed; null samples all."""
 
 
+class TensorRTLLMConfig(Section):
+    """TensorRT-LLM 1.2, its LLM API (CUDA only, in an environment of its own)."""
+
+    tensor_parallel: PositiveInt = 1
+    """GPUs that each layer is cut over."""
+    pipeline_parallel: PositiveInt = 1
+    """GPUs, or groups of them, that the layers are dealt out to."""
+    max_seq_len: PositiveInt | None = None
+    """Longest sequence, prompt and completion together, in tokens; null is the model's context."""
+    max_num_tokens: PositiveInt | None = None
+    """Tokens of all samples a step; null is 8192, or the longest prompt where that is longer and is not chunked."""
+    chunked_prefill: bool = False
+    """Compute a prompt longer than `max_num_tokens` in several steps."""
+    block_reuse: bool = True
+    """Keep the keys and values of a prompt for its other samples."""
+    kv_cache_fraction: Annotated[Float, Field(gt=0, lt=1)] = 0.9
+    """Share of the GPU memory that the weights leave, for keys and values."""
+    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
+    """Numbers that keys and values are kept in; `auto` is as the model folder says."""
+    cuda_graphs: bool = True
+    """Replay decoding steps as CUDA graphs."""
+    timeout_seconds: PositiveFloat = 1800.0
+    """An engine that leaves a sample unfinished for so long is given up."""
+    extra: dict[str, Any] = {}
+    """Further arguments of its class `LLM`, handed over as they are."""
+
+
+class OpenAIConfig(Section):
+    """A server with OpenAI's HTTP interface, /v1/completions, that serves M_{t-1}: vLLM, SGLang, trtllm-serve."""
+
+    url: Annotated[str, Field(pattern=r"^https?://[^@\s?#]+$")]
+    """Its address up to and including /v1, without user or password."""
+    model: Annotated[str, Field(pattern=r"\{folder\}")] = "{folder}"
+    """The name that it serves a model folder by; `{folder}` stands for the folder's absolute path."""
+    concurrency: PositiveInt = 64
+    """Requests at once."""
+    timeout_seconds: PositiveFloat = 600.0
+    """How long one answer may take."""
+    retries: NonNegativeInt = 8
+    """How often a request is sent again where the server is busy, fails or cannot be reached."""
+    extra: dict[str, Any] = {}
+    """Further keys of each request, such as `return_token_ids` (vLLM)."""
+
+
 class GenerationConfig(Section):
     """How completions are sampled from M_{t-1} (section 3 of the paper: N = 30, T = 0.8 and 1.3)."""
 
-    backend: Literal["transformers"] = "transformers"
+    backend: Literal["transformers", "tensorrt_llm", "openai"] = "transformers"
     """The engine that samples."""
+    python: Path | None = None
+    """Interpreter of the stages that sample, in an environment of its own; null is the one that runs `irpo`."""
+    tensorrt_llm: TensorRTLLMConfig | None = None
+    """Backend `tensorrt_llm`: how that engine runs."""
+    openai: OpenAIConfig | None = None
+    """Backend `openai`: which server is asked, and how."""
     samples: PositiveInt = 30
     """N: completions a prompt."""
     temperature: PositiveFloat | tuple[PositiveFloat, ...] = 0.8
@@ -125,6 +175,8 @@ class ScoringConfig(Section):
 
     grading: Literal["strict", "math-verify"] | None = None
     """The task's default where null; `math` also knows `math-verify`."""
+    workers: PositiveInt | None = None
+    """Processes that grade side by side; null takes one for each CPU core that the stage may use."""
 
 
 class PairsConfig(Section):
@@ -333,10 +385,24 @@ RESULT_NEUTRAL = frozenset(
     {
         "runs",
         "iterations",
+        "generation.python",
+        "generation.tensorrt_llm.tensor_parallel",
+        "generation.tensorrt_llm.pipeline_parallel",
+        "generation.tensorrt_llm.max_num_tokens",
+        "generation.tensorrt_llm.chunked_prefill",
+        "generation.tensorrt_llm.block_reuse",
+        "generation.tensorrt_llm.kv_cache_fraction",
+        "generation.tensorrt_llm.cuda_graphs",
+        "generation.tensorrt_llm.timeout_seconds",
+        "generation.openai.url",
+        "generation.openai.concurrency",
+        "generation.openai.timeout_seconds",
+        "generation.openai.retries",
         "generation.batch_size",
         "generation.shard_prompts",
         "generation.max_empty_share",
         "generation.max_truncated_share",
+        "scoring.workers",
         "training.micro_batch_tokens",
         "training.micro_batch_size",
         "training.shared_prompt",

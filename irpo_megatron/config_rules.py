@@ -15,7 +15,7 @@ def check_sections(config: Config) -> None:
     Raises:
         UserError: the first rule that is broken.
     """
-    for broken, seen, rule, remedy in chain(_section_rules(config), _precision_rules(config)):
+    for broken, seen, rule, remedy in chain(_section_rules(config), _precision_rules(config), _backend_rules(config)):
         if broken:
             raise UserError(seen, rule, remedy)
 
@@ -129,3 +129,48 @@ def _precision_rules(config: Config) -> Iterator[tuple[bool, str, str, str]]:
         "only recipe delayed looks back on maxima and has a margin",
         "leave these keys out, or choose recipe delayed",
     )
+
+
+# Arguments of the engine's class `LLM`, and keys of a request, that the backends give themselves: from keys of their
+# own, or because samples would be wrong otherwise.
+_OWN_LLM_ARGUMENTS = {
+    "model",
+    "tokenizer",
+    "tokenizer_mode",
+    "skip_tokenizer_init",
+    "trust_remote_code",
+    "backend",
+    "tensor_parallel_size",
+    "pipeline_parallel_size",
+    "max_batch_size",
+    "max_input_len",
+    "max_seq_len",
+    "max_num_tokens",
+    "max_beam_width",
+    "enable_chunked_prefill",
+    "kv_cache_config",
+    "cuda_graph_config",
+    "sampler_type",
+}
+_OWN_REQUEST_KEYS = {"model", "prompt", "n", "max_tokens", "temperature", "top_p", "seed", "stop", "stream", "echo"}
+
+
+def _backend_rules(config: Config) -> Iterator[tuple[bool, str, str, str]]:
+    """As `_section_rules`, of the engines that sample."""
+    generation = config.generation
+    sections = {"tensorrt_llm": (generation.tensorrt_llm, "{}"), "openai": (generation.openai, "{url: ADDRESS}")}
+    section, example = sections.get(generation.backend, (None, ""))
+    yield (
+        generation.backend in sections and section is None,
+        f"generation.backend = {generation.backend}, generation.{generation.backend} = null",
+        "this backend has a section of its own",
+        f"set 'generation.{generation.backend}={example}', or generation.backend=transformers",
+    )
+    for name, own in (("tensorrt_llm", _OWN_LLM_ARGUMENTS), ("openai", _OWN_REQUEST_KEYS)):
+        clashing = sorted(own & set(getattr(sections[name][0], "extra", {})))
+        yield (
+            bool(clashing),
+            f"generation.{name}.extra has {', '.join(clashing)}",
+            "extra is for what has no key here and is not fixed by this package",
+            f"take {', '.join(clashing)} out of it; `irpo config` prints the keys that there are",
+        )

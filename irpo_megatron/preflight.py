@@ -9,6 +9,7 @@ from pathlib import Path
 from irpo_megatron.artifacts import Json
 from irpo_megatron.config import Config
 from irpo_megatron.errors import UserError
+from irpo_megatron.generation_environment import check_generation_environment
 from irpo_megatron.model_folder import open_model_folder, require_context
 from irpo_megatron.nvidia_packages import refuse_other_apex, require_transformer_engine
 from irpo_megatron.records import Problem, read_rows
@@ -19,7 +20,7 @@ _NEEDED = {"torch": "train", "megatron": "train", "transformers": "train", "matp
 
 
 def check_installation(config: Config) -> None:
-    """Every package that a stage will need can be found, and the task knows the grading that is asked for.
+    """Every package that a stage will need can be found, where it will run; the task knows the grading asked for.
 
     Raises:
         UserError: one cannot be found, or is another than it is called, or the task does not know it.
@@ -34,6 +35,7 @@ def check_installation(config: Config) -> None:
             f'pip install "irpo-megatron[{extras}]"',
         )
     refuse_other_apex()
+    check_generation_environment(config.generation)
     if config.precision.fp8 is not None:
         require_transformer_engine(f"precision.fp8.recipe = {config.precision.fp8.recipe}")
     trackers = [name for name in config.tracking.to if importlib.util.find_spec(name) is None]

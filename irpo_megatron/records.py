@@ -11,6 +11,7 @@ import os
 import types
 import typing
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -61,12 +62,15 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Score:
-    """The verdict on one sample; `answer` is None where no final answer was found, which counts as wrong."""
+    """The verdict on one sample."""
 
     prompt_id: str
     sample_index: int
     answer: str | None
+    """None where no final answer was found, which counts as wrong."""
     correct: bool
+    graded: bool = True
+    """False where the grader ran out of time or memory or failed, which counts as wrong too."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,19 +151,23 @@ def read_rows(path: Path, row_type: type[Row]) -> list[Row]:
     return list(_iterate(path, row_type))
 
 
+def row_count(shard: Path, row_type: type[Row]) -> int:
+    """How many rows a shard holds, without reading them.
+
+    Raises:
+        UserError: the file is missing or is no Parquet file.
+    """
+    with _readable(shard, row_type):
+        return int(pq.read_metadata(shard).num_rows)
+
+
 def _iterate(path: Path, row_type: type[Row]) -> Iterator[Row]:
     shards = sorted(path.glob("*.parquet")) if path.is_dir() else [path]
     expected = schema_of(row_type)
     sequence_columns = [field.name for field in expected if pa.types.is_list(field.type)]
     for shard in shards:
-        try:
+        with _readable(shard, row_type):
             table = pq.read_table(shard)
-        except (OSError, pa.ArrowInvalid) as error:
-            raise UserError(
-                f"{shard}: {error}",
-                f"a shard of {row_type.__name__} rows must be a readable Parquet file",
-                "delete the stage's directory so that it is computed again",
-            ) from error
         if _columns(table.schema) != _columns(expected):
             raise UserError(
                 f"{shard} has the columns {_columns(table.schema)}",
@@ -170,6 +178,18 @@ def _iterate(path: Path, row_type: type[Row]) -> Iterator[Row]:
             for name in sequence_columns:
                 values[name] = tuple(values[name])
             yield row_type(**values)
+
+
+@contextmanager
+def _readable(shard: Path, row_type: type[Row]) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"{shard}: {error}",
+            f"a shard of {row_type.__name__} rows must be a readable Parquet file",
+            "delete the stage's directory so that it is computed again",
+        ) from error
 
 
 def _columns(schema: pa.Schema) -> str:

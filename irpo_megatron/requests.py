@@ -43,6 +43,12 @@ class Request(Section):
     iteration: int
     """1-based; 0 is the base model."""
 
+    @property
+    def python(self) -> Path | None:
+        """The interpreter of the stage's process, None for the driver's; those that sample may have their own."""
+        generation: GenerationConfig | None = getattr(self, "generation", None)
+        return None if generation is None else generation.python
+
     @classmethod
     def config_values(cls, config: Config) -> dict[str, Any]:
         """The fields of this request that are keys or sections of the configuration."""

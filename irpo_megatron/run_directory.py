@@ -161,6 +161,7 @@ class RunDirectory:
             threads=self.config.launch.threads,
             log=stem.with_suffix(".log"),
             watch=self.console.refresh,
+            python=request.python,
         )
 
     def digest(self, path: Path) -> str:

@@ -96,6 +96,10 @@ class Tokenizer:
             )
         return (*whole[len(prompt) :], self.eos_id)
 
+    def encode_text(self, text: str) -> tuple[int, ...]:
+        """Token ids of a text alone, without special tokens around it."""
+        return tuple(self._fast.encode(text, add_special_tokens=False).ids)
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of a completion's ids, special tokens left out."""
         text: str = self._fast.decode(list(ids), skip_special_tokens=True)

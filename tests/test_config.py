@@ -146,7 +146,8 @@ def test_described_tree_parses_whatever_it_holds(
 
 
 def test_result_neutral_keys_exist(file: Path) -> None:
-    assert flatten(load_config(file).model_dump(mode="json")).keys() >= RESULT_NEUTRAL
+    optional = ["generation.tensorrt_llm={}", "generation.openai={url: http://server/v1}"]
+    assert flatten(load_config(file, optional).model_dump(mode="json")).keys() >= RESULT_NEUTRAL
 
 
 def test_sections_are_frozen(file: Path) -> None:
@@ -445,6 +446,19 @@ def test_value_that_breaks_its_rule(file: Path, override: str, value: str, rule:
     assert error.remedy == "correct the file or the override"
 
 
+@pytest.mark.parametrize(
+    "override",
+    [
+        "generation.openai.url=ftp://server/v1",
+        "generation.openai.url=http://user:password@server/v1",  # it would be written into the run directory
+        "generation.openai.url=http://server/v1?key=secret",
+        "generation.openai={url: http://server/v1, model: llama}",  # the same model in every iteration
+    ],
+)
+def test_servers_that_are_refused(file: Path, override: str) -> None:
+    assert "should match pattern" in refusal(file, override).rule
+
+
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".hidden", "-x", "a b", "ü"])
 def test_name_that_is_no_folder_name(tmp_path: Path, name: str) -> None:
     error = refusal(write(tmp_path / "c.yaml", MINIMAL | {"name": name}))
@@ -627,6 +641,27 @@ def test_validate_names_its_file() -> None:
         ),
         *(
             (
+                [f"generation.backend={backend}"],
+                f"generation.backend = {backend}, generation.{backend} = null",
+                "this backend has a section of its own",
+                f"set 'generation.{backend}={section}', or generation.backend=transformers",
+            )
+            for backend, section in [("tensorrt_llm", "{}"), ("openai", "{url: ADDRESS}")]
+        ),
+        (
+            ["generation.tensorrt_llm.extra={trust_remote_code: true, attn_backend: TRTLLM, model: m}"],
+            "generation.tensorrt_llm.extra has model, trust_remote_code",
+            "extra is for what has no key here and is not fixed by this package",
+            "take model, trust_remote_code out of it; `irpo config` prints the keys that there are",
+        ),
+        (
+            ["generation.openai={url: http://server/v1, extra: {seed: 1}}"],
+            "generation.openai.extra has seed",
+            "extra is for what has no key here and is not fixed by this package",
+            "take seed out of it; `irpo config` prints the keys that there are",
+        ),
+        *(
+            (
                 [
                     "model.path=null",
                     "model.random.tokenizer.kind=bpe",
@@ -670,6 +705,10 @@ def test_rule_between_keys(file: Path, overrides: list[str], seen: str, rule: st
         ["precision.dtype=bf16", "precision.fp8={recipe: delayed, amax_history: 16, margin: 1}"],
         ["precision.dtype=bf16", "precision.fp8={recipe: tensorwise, first_layers_bf16: 1, last_layers_bf16: 2}"],
         ["precision.dtype=bf16", "precision.fp8={recipe: mxfp8, format: e4m3, amax_history: 1024}"],
+        ["generation.backend=tensorrt_llm", "generation.tensorrt_llm={}"],
+        ["generation.backend=tensorrt_llm", "generation.tensorrt_llm.extra={attn_backend: TRTLLM}"],
+        ["generation.backend=openai", "generation.openai.url=http://127.0.0.1:8000/v1"],
+        ["generation.openai={url: http://server/v1, extra: {return_token_ids: true}}"],
         ["model.path=null", "model.recipe=r.yaml"],
         ["model.path=null", "model.random={tokenizer: {kind: characters}, hidden_size: 8, heads: 4, kv_heads: 2}"],
     ],

@@ -114,6 +114,8 @@ def _takes(annotation: Any) -> str:
         return ", ".join(f"`{member}`" for member in members)
     if origin in (typing.Union, types.UnionType):
         return " or ".join(map(_takes, members))
+    if origin is dict:
+        return "mapping"
     return f"list of: {_takes(members[0])}" if origin is tuple else _KINDS[annotation]
 
 

@@ -14,7 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irpo_megatron.errors import UserError
-from irpo_megatron.records import Pair, Problem, ReferenceLogProb, Sample, Score, read_rows, schema_of, write_rows
+from irpo_megatron.records import (
+    Pair,
+    Problem,
+    ReferenceLogProb,
+    Sample,
+    Score,
+    read_rows,
+    row_count,
+    schema_of,
+    write_rows,
+)
 
 # The columns that other programs read, as (name, Arrow type, may be null).
 COLUMNS: dict[type[Any], list[tuple[str, str, bool]]] = {
@@ -41,6 +51,7 @@ COLUMNS: dict[type[Any], list[tuple[str, str, bool]]] = {
         ("sample_index", "int64", False),
         ("answer", "string", True),
         ("correct", "bool", False),
+        ("graded", "bool", False),
     ],
     Pair: [
         ("pair_id", "string", False),
@@ -84,7 +95,9 @@ ROWS: dict[type[Any], st.SearchStrategy[Any]] = {
         completion_ids=IDS,
         finish_reason=st.sampled_from(["stop", "length"]),
     ),
-    Score: st.builds(Score, prompt_id=TEXT, sample_index=INTS, answer=st.none() | TEXT, correct=st.booleans()),
+    Score: st.builds(
+        Score, prompt_id=TEXT, sample_index=INTS, answer=st.none() | TEXT, correct=st.booleans(), graded=st.booleans()
+    ),
     Pair: st.builds(
         Pair,
         pair_id=TEXT,
@@ -199,6 +212,15 @@ def test_a_file_cut_off_anywhere_is_refused(tmp_path: Path) -> None:
             read_rows(path, Score)
 
 
+def test_rows_are_counted_unread(tmp_path: Path) -> None:
+    path = tmp_path / "s.parquet"
+    write_rows(path, [score(0), score(1)], Score)
+    assert row_count(path, Score) == 2
+    path.write_bytes(b"PAR1 no")
+    with pytest.raises(UserError, match="a shard of Score rows must be a readable Parquet file"):
+        row_count(path, Score)
+
+
 def test_one_bad_shard_is_named_among_good_ones(tmp_path: Path) -> None:
     write_rows(tmp_path / "a.parquet", [score(0)], Score)
     (tmp_path / "b.parquet").write_bytes(b"PAR1 no")
@@ -232,10 +254,8 @@ def test_wrong_columns(tmp_path: Path, columns: dict[str, Any], seen: str) -> No
     with pytest.raises(UserError) as caught:
         read_rows(path, Score)
     assert caught.value.seen == f"{path} has the columns {seen}"
-    assert (
-        caught.value.rule
-        == "Score rows have the columns prompt_id (string), sample_index (int64), answer (string), correct (bool)"
-    )
+    expected = "prompt_id (string), sample_index (int64), answer (string), correct (bool), graded (bool)"
+    assert caught.value.rule == f"Score rows have the columns {expected}"
     assert "another version: delete the stage's directory" in caught.value.remedy
 
 

@@ -33,8 +33,9 @@ def majority_correct(votes: Sequence[tuple[str | None, bool]]) -> bool:
     """maj@k of one problem (self-consistency: Wang et al. 2022): whether the most frequent answer is right.
 
     Args:
-        votes: (answer in canonical form, verdict) of each sample in order. None does not vote. The verdict on an
-            answer is that of the first sample which gave it; a tie goes to the answer that was given first.
+        votes: (answer in canonical form, verdict) of each sample in order. None, an answer that is missing or cannot
+            be read, does not vote; without any vote the problem is wrong. The verdict on an answer is that of the
+            first sample which gave it; a tie goes to the answer that was given first.
     """
     counts: dict[str, int] = {}
     verdicts: dict[str, bool] = {}
@@ -50,7 +51,8 @@ def majority_correct(votes: Sequence[tuple[str | None, bool]]) -> bool:
 def pass_at_k(n: int, c: int, k: int) -> float:
     """Chance that k samples drawn without replacement from n, of which c are right, hold a right one.
 
-    The unbiased estimator 1 - C(n-c, k) / C(n, k) (Chen et al. 2021, equation 1).
+    The unbiased estimator 1 - C(n-c, k) / C(n, k) (Chen et al. 2021, equation 1). A sample without an answer, or that
+    the grader gave up on, is one of the n - c wrong ones.
 
     Raises:
         ValueError: not 0 <= c <= n, or not 1 <= k <= n.

@@ -10,6 +10,7 @@ from irpo_megatron.artifacts import ProgressWriter
 from irpo_megatron.config import GenerationConfig
 from irpo_megatron.generation import Generator, SamplingSettings, encode_prompts, sample_shards
 from irpo_megatron.records import Problem, Score
+from irpo_megatron.scoring.graders import Graders
 from irpo_megatron.scoring.score import score_samples
 from irpo_megatron.tasks import Task
 from irpo_megatron.tokenizer import Tokenizer
@@ -31,6 +32,16 @@ class ScoredSamples:
         """Number of right samples."""
         return sum(score.correct for score in self.scores)
 
+    @property
+    def ungraded(self) -> int:
+        """Number of samples that the grader gave up on; they count as wrong."""
+        return sum(not score.graded for score in self.scores)
+
+    @property
+    def without_answer(self) -> int:
+        """Number of samples that were graded and have no final answer; they count as wrong."""
+        return sum(score.graded and score.answer is None for score in self.scores)
+
     def by_problem(self) -> list[list[Score]]:
         """The scores of each problem, in order of the sample index."""
         groups: dict[str, list[Score]] = {}
@@ -45,6 +56,8 @@ class Examiner:
 
     problems: Sequence[Problem]
     task: Task
+    graders: Graders
+    """Of that task."""
     generation: GenerationConfig
     """Its stop strings, its top-p and its longest completion hold here too."""
     run_seed: int
@@ -86,7 +99,7 @@ class Examiner:
             shard_prompts=self.generation.shard_prompts,
             progress=progress,
         ):
-            result.scores += score_samples(rows, gold_by_id, self.task)
+            result.scores += score_samples(rows, gold_by_id, self.graders)
             result.tokens += sum(len(row.completion_ids) for row in rows)
             result.truncated += sum(row.finish_reason == "length" for row in rows)
         return result

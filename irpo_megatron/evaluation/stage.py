@@ -5,6 +5,7 @@ python -m irpo_megatron.process irpo_megatron.evaluation.stage REQUEST.json
 
 from __future__ import annotations
 
+from contextlib import closing
 from functools import partial
 
 from irpo_megatron.artifacts import Json, ProgressWriter, write_json
@@ -13,6 +14,7 @@ from irpo_megatron.evaluation.scored_samples import Examiner, ScoredSamples
 from irpo_megatron.generation import load_generator
 from irpo_megatron.records import Problem, Score, read_rows, write_rows
 from irpo_megatron.requests import EvaluateRequest
+from irpo_megatron.scoring.graders import graders_of
 from irpo_megatron.tasks import Task, load_task
 from irpo_megatron.tokenizer import Tokenizer
 
@@ -21,33 +23,38 @@ def run(request: EvaluateRequest) -> None:
     """Write the shards `greedy-*.parquet` and `samples-*.parquet`, `greedy_scores.parquet` and `results.json`.
 
     Raises:
-        UserError: the model is unusable, or a prompt is too long for it.
+        UserError: the model is unusable, or a prompt is too long for it, or a grader does not start.
     """
     k = request.evaluation.samples
     task = load_task(request.task, grading=request.scoring.grading)
     problems = read_rows(request.problems / "test.parquet", Problem)
-    examiner = Examiner(
-        problems=problems,
-        task=task,
-        generation=request.generation,
-        run_seed=request.seed,
-        iteration=request.iteration,
-    )
-    ask = partial(
-        examiner.ask,
-        request.output,
-        generator=load_generator(request.generation, request.model_folder),
-        tokenizer=Tokenizer(request.model_folder),
-        progress=ProgressWriter(request.output, total=len(problems) * (1 + k), unit="samples"),
-    )
-    greedy = ask("greedy", temperature=0, samples=1)
-    write_rows(request.output / "greedy_scores.parquet", greedy.scores, Score)
-    sampled = ask("samples", temperature=request.evaluation.temperature, samples=k) if k > 0 else None
+    with (
+        graders_of(task, request.scoring.workers) as graders,
+        closing(load_generator(request.generation, request.model_folder)) as generator,
+    ):
+        examiner = Examiner(
+            problems=problems,
+            task=task,
+            graders=graders,
+            generation=request.generation,
+            run_seed=request.seed,
+            iteration=request.iteration,
+        )
+        ask = partial(
+            examiner.ask,
+            request.output,
+            generator=generator,
+            tokenizer=Tokenizer(request.model_folder),
+            progress=ProgressWriter(request.output, total=len(problems) * (1 + k), unit="samples"),
+        )
+        greedy = ask("greedy", temperature=0, samples=1)
+        write_rows(request.output / "greedy_scores.parquet", greedy.scores, Score)
+        sampled = ask("samples", temperature=request.evaluation.temperature, samples=k) if k > 0 else None
     write_json(request.output / "results.json", results(greedy, sampled, task, request.evaluation.pass_at))
 
 
 def results(greedy: ScoredSamples, sampled: ScoredSamples | None, task: Task, pass_at: tuple[int, ...]) -> Json:
-    """Shares between 0 and 1, with 95 % intervals over problems; `tokens` counts all that was generated.
+    """Shares between 0 and 1, with 95 % intervals over problems; `tokens` and `ungraded` count over all samples.
 
     Args:
         greedy: One completion a problem.
@@ -63,7 +70,8 @@ def results(greedy: ScoredSamples, sampled: ScoredSamples | None, task: Task, pa
         "pass_at": {str(k): mean_pass_at(sampled, k) for k in pass_at} if sampled else {},
         "tokens": greedy.tokens + (sampled.tokens if sampled else 0),
         "truncated_share": greedy.truncated / n,
-        "unparsable_share": sum(score.answer is None for score in greedy.scores) / n,
+        "unparsable_share": greedy.without_answer / n,
+        "ungraded": greedy.ungraded + (sampled.ungraded if sampled else 0),
     }
 
 

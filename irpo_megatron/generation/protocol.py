@@ -61,9 +61,15 @@ class Generator(Protocol):
     ) -> Iterator[tuple[int, Completion]]:
         """Yield (position in `requests`, completion) for every request, in whatever order they finish.
 
-        A completion is a function of the model, the settings and its own request: never of the other requests.
+        A completion is a function of the model, the settings and its own request: never of the other requests. An
+        engine that cannot promise this says so.
 
         Raises:
-            UserError: a prompt leaves less room than `max_tokens` in the model's context, or the model is broken.
+            UserError: a prompt leaves less room than `max_tokens` in the model's context, or the model or the engine is
+                broken.
         """
+        ...
+
+    def close(self) -> None:
+        """Give back what the engine holds, also after an error; nothing is generated after that."""
         ...

@@ -6,6 +6,7 @@ python -m irpo_megatron.process irpo_megatron.generation.stage REQUEST.json
 from __future__ import annotations
 
 import random
+from contextlib import closing
 
 from irpo_megatron.artifacts import ProgressWriter
 from irpo_megatron.config import GenerationConfig
@@ -25,32 +26,33 @@ def run(request: GenerateRequest) -> None:
     """Write the shards `generations-00000.parquet`, ... of `Sample` rows, in the order of the problems.
 
     Raises:
-        UserError: the model or its tokenizer is unusable, a prompt is too long for it, or too many samples are empty or
-            cut off.
+        UserError: the model, its tokenizer or the engine is unusable, a prompt is too long for the model, or too many
+            samples are empty or cut off.
     """
     generation = request.generation
     prompts = encode_prompts(problems_to_sample(request), load_task(request.task), Tokenizer(request.model_folder))
     guard = SampleGuard(generation)
-    shards = sample_shards(
-        request.output,
-        "generations",
-        prompts,
-        generator=load_generator(generation, request.model_folder),
-        settings=SamplingSettings(
-            temperature=temperature_at(generation, request.iteration),
-            top_p=generation.top_p,
-            max_tokens=generation.max_tokens,
-            stop=generation.stop,
-        ),
-        samples=generation.samples,
-        run_seed=request.seed,
-        seed_names=("sample", request.iteration),
-        shard_prompts=generation.shard_prompts,
-        progress=ProgressWriter(request.output, total=len(prompts) * generation.samples, unit="samples"),
-    )
-    for samples in shards:
-        guard.add(samples)
-        guard.check(at_least=_ENOUGH_SAMPLES)
+    with closing(load_generator(generation, request.model_folder)) as generator:
+        shards = sample_shards(
+            request.output,
+            "generations",
+            prompts,
+            generator=generator,
+            settings=SamplingSettings(
+                temperature=temperature_at(generation, request.iteration),
+                top_p=generation.top_p,
+                max_tokens=generation.max_tokens,
+                stop=generation.stop,
+            ),
+            samples=generation.samples,
+            run_seed=request.seed,
+            seed_names=("sample", request.iteration),
+            shard_prompts=generation.shard_prompts,
+            progress=ProgressWriter(request.output, total=len(prompts) * generation.samples, unit="samples"),
+        )
+        for samples in shards:
+            guard.add(samples)
+            guard.check(at_least=_ENOUGH_SAMPLES)
     guard.check()
 
 

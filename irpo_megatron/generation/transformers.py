@@ -69,6 +69,9 @@ class TransformersGenerator:
         for batch in cut_batches(requests, self._batch_size):
             yield from self._decode(batch, requests, settings)
 
+    def close(self) -> None:
+        """The model goes with the process, or with whoever forgets it."""
+
     def _decode(
         self, batch: list[Group], requests: Sequence[SampleRequest], settings: SamplingSettings
     ) -> list[tuple[int, Completion]]:

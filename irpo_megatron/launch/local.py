@@ -36,6 +36,7 @@ def run_stage_process(
     threads: int,
     log: Path,
     watch: Callable[[], None],
+    python: Path | None = None,
 ) -> None:
     """Run `module` on `request` and wait; its output is appended to `log`.
 
@@ -46,6 +47,7 @@ def run_stage_process(
         processes: World size; above 1 torchrun starts the ranks.
         threads: CPU threads of each process.
         watch: Called a few times a second meanwhile.
+        python: The interpreter, of another environment that has this package too; None is this one.
 
     Raises:
         UserError: the stage found a mistake of the user's.
@@ -60,7 +62,7 @@ def run_stage_process(
     forget_stop(request)
     with log.open("ab") as output, _first_signal() as first:
         child = subprocess.Popen(
-            [sys.executable, *command],
+            [str(python or sys.executable), *command],
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

@@ -47,6 +47,7 @@ def _entry(iteration: Iteration, evaluation: Json) -> Json:
         "accuracy": evaluation["accuracy"],
         "interval": evaluation["interval"],
         "majority": {key: majority[key] for key in ("k", "accuracy")} if majority else None,
+        "ungraded": evaluation.get("ungraded"),
         "pass_at": {k: pass_at[k] for k in sorted(pass_at, key=int)},
         "pairs": iteration.pair_counts,
         "seconds": {_stage_of(iteration.directory / name): value for name, value in iteration.seconds.items()},

@@ -44,6 +44,7 @@ class Iteration:
     """Wall time of each committed stage, in the order of the loop."""
     evaluation: Json | None
     selection: Json | None
+    score_counts: Json | None
     pair_counts: Json | None
     metrics: tuple[Json, ...]
     """One object an optimizer step, in order."""
@@ -128,6 +129,7 @@ def _load_iteration(number: int, directory: Path) -> Iteration:
         seconds=seconds,
         evaluation=result("evaluation", "results.json"),
         selection=result("selection", "selection.json"),
+        score_counts=result("scores", "counts.json"),
         pair_counts=result("pairs", "counts.json"),
         metrics=tuple(_read_lines(metrics)) if "training" in seconds and metrics.is_file() else (),
     )

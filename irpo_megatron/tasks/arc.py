@@ -22,6 +22,8 @@ _LETTERS = "ABCDE"
 # Part of the questions label their options 1 to 4; one alphabet for all keeps prompt and gold answer in step.
 _LETTER_OF_DIGIT = str.maketrans("12345", _LETTERS)
 
+_MAX_CHARACTERS = 500
+"""Longer answers are not read; the longest option of the data is far shorter."""
 _LETTER_ALONE = re.compile(r"[(\[]?([A-E])[)\]]?", re.IGNORECASE)
 _LETTER_AND_TEXT = re.compile(r"(?:\(([A-E])\)[*.:]*|([A-E])[).:]+\**\s)\s*(?P<text>.*)", re.IGNORECASE)
 _ANOTHER_LETTER = re.compile(r"(?:and|or|&|/|,)(?:\s|\()|.*\([A-E]\)", re.IGNORECASE)
@@ -39,9 +41,11 @@ class ArcTask(Task):
         )
 
     def canonical(self, answer: str) -> str | None:
-        """The letter in upper case: of `b`, `(B)`, `B.`, `B) copper`; None for `(A) or (B)`, and for `A dog`,
-        where the letter may be a word.
+        """The letter in upper case: of `b`, `(B)`, `B.`, `B) copper`; None for `(A) or (B)`, for `A dog`, where
+        the letter may be a word, and for an endless answer.
         """
+        if len(answer) > _MAX_CHARACTERS:
+            return None
         answer = (last_boxed(answer) or answer).strip(" \t\"'`*_$.,")
         if alone := _LETTER_ALONE.fullmatch(answer):
             return alone[1].upper()

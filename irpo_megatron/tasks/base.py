@@ -9,6 +9,12 @@ from irpo_megatron.errors import UserError
 from irpo_megatron.records import Problem
 from irpo_megatron.tasks.extraction import final_answer
 from irpo_megatron.tasks.reading import Record, read_records
+from irpo_megatron.tasks.verdict import Judgement, Verdict
+
+MAX_COMPLETION_CHARACTERS = 200_000
+"""Of a longer completion only the end is read, where a final answer stands."""
+MAX_ANSWER_CHARACTERS = 1000
+"""A longer answer is recorded cut; no task reads one of even half that length, so the cut changes no verdict."""
 
 
 class Task(ABC):
@@ -59,13 +65,19 @@ class Task(ABC):
 
     def is_correct(self, completion: str, gold: str) -> bool:
         """The reward: whether the completion's final answer is the gold one (paper, section 2)."""
-        answer = self.extract_answer(completion)
-        return answer is not None and self.agrees(answer, gold)
+        return self.judge(completion, gold).verdict is Verdict.RIGHT
 
-    def agrees(self, answer: str, gold: str) -> bool:
+    def judge(self, completion: str, gold: str) -> Judgement:
+        """The completion's final answer and the verdict on it; without an answer it is wrong."""
+        answer = self.extract_answer(completion[-MAX_COMPLETION_CHARACTERS:])
+        if answer is None:
+            return Judgement(None, Verdict.WRONG)
+        return Judgement(answer[:MAX_ANSWER_CHARACTERS], self.verdict(answer, gold))
+
+    def verdict(self, answer: str, gold: str) -> Verdict:
         """Whether an extracted answer is the gold one; an answer that cannot be read never is."""
         key = self.canonical(answer)
-        return key is not None and key == self.canonical(gold)
+        return Verdict.RIGHT if key is not None and key == self.canonical(gold) else Verdict.WRONG
 
     def load(self, source: str, *, split: str) -> list[Problem]:
         """The problems of a file, a folder or a Hub data set, numbered by their position: `train-000017`.

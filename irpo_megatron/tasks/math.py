@@ -10,6 +10,7 @@ from irpo_megatron.tasks.latex import normal_form
 from irpo_megatron.tasks.math_examples import EXAMPLES
 from irpo_megatron.tasks.math_verify_client import require_math_verify, verified_equal
 from irpo_megatron.tasks.reading import Record
+from irpo_megatron.tasks.verdict import Verdict
 
 # The paper's four-shot prompt, word for word and with its line breaks; `math_examples` says whose examples they are.
 _PROMPT = "\n".join(
@@ -50,10 +51,11 @@ class MathTask(Task):
     def canonical(self, answer: str) -> str | None:
         return normal_form(answer)
 
-    def agrees(self, answer: str, gold: str) -> bool:
-        if super().agrees(answer, gold):
-            return True
-        return self.grading == "math-verify" and verified_equal(answer, gold)
+    def verdict(self, answer: str, gold: str) -> Verdict:
+        verdict = super().verdict(answer, gold)
+        if verdict is Verdict.RIGHT or self.grading == "strict":
+            return verdict
+        return verified_equal(answer, gold)
 
     def problem_from(self, record: Record, problem_id: str) -> Problem:
         r"""A record of `problem` and `solution`, whose gold answer is the `answer` column where there is one, else the

@@ -1,36 +1,57 @@
-r"""The helper process of `math_verify_client`: pairs come in as lines of JSON, verdicts go out as lines.
+r"""The helper process of `math_verify_client`: two answers come in, whether they are equal goes out.
 
 By hand:
 
-    echo '{"answer": "0.5", "gold": "\\frac12"}' | python -m irpo_megatron.tasks.math_verify_helper
+    echo '{"answer": "0.5", "gold": "\\frac12"}' | python -m irpo_megatron.tasks.math_verify_helper '{}'
 """
 
 from __future__ import annotations
 
 import importlib
-import json
-import sys
-from typing import TextIO
+from typing import Any
+
+from irpo_megatron.artifacts import Json
+from irpo_megatron.tasks.helper_loop import Reply, main
+from irpo_megatron.tasks.limits import Limits, limit_memory, peak_mib, stay_inside
 
 
-def serve(questions: TextIO, verdicts: TextIO) -> None:
-    """Answer until the questions end. The import is paid before `ready`, so that no deadline has to cover it."""
+def prepare(limits: Limits, _arguments: list[str]) -> Reply:
+    """Import the package, then confine the process."""
     math_verify = importlib.import_module("math_verify")
-    print("ready", file=verdicts, flush=True)
+    _equal(math_verify, "0.5", r"\frac12", strict=True)  # what is imported when first used is imported now
+    limit_memory(limits.memory_mib)
+    most = peak_mib() + limits.memory_mib / 2
+    stay_inside()
 
-    def parse(answer: str) -> object:
-        formula = answer if "$" in answer else f"${answer}$"  # it looks for LaTeX between dollar signs
-        return math_verify.parse(formula, parsing_timeout=None)
+    def reply(question: Json) -> Json:
+        verdict = compare(math_verify, question["answer"], question["gold"])
+        # sympy catches a `MemoryError` here and there and goes on; its verdict is worth nothing then.
+        if peak_mib() > most:
+            raise MemoryError(f"{peak_mib():.0f} MiB")
+        return {"equal": verdict}
 
-    for line in questions:
-        question = json.loads(line)
-        # The package's own time limits are off: the client holds the deadline. The gold answer goes first: the
-        # package lets the other one be `x = 5` where the gold one is `5`, but not the other way round.
-        equal = math_verify.verify(parse(question["gold"]), parse(question["answer"]), timeout_seconds=None)
-        print("equal" if equal else "unequal", file=verdicts, flush=True)
+    return reply
+
+
+def compare(math_verify: Any, answer: str, gold: str) -> bool | None:
+    """Whether they are equal; None where the package failed and, told to overlook that, finds nothing equal."""
+    try:
+        return _equal(math_verify, answer, gold, strict=True)
+    except Exception:  # of a hostile answer any exception may come, out of any depth of sympy
+        return _equal(math_verify, answer, gold, strict=False) or None
+
+
+def _equal(math_verify: Any, answer: str, gold: str, *, strict: bool) -> bool:
+    # The package's own time limits rest on `signal.alarm`, which does not reach into long integer arithmetic; they are
+    # off. The gold answer goes first: the package lets the other one be `x = 5` where the gold one is `5`, but not the
+    # other way round.
+    parsed = [
+        # It looks for LaTeX between dollar signs.
+        math_verify.parse(text if "$" in text else f"${text}$", parsing_timeout=None, raise_on_error=strict)
+        for text in (gold, answer)
+    ]
+    return bool(math_verify.verify(*parsed, timeout_seconds=None, raise_on_error=strict))
 
 
 if __name__ == "__main__":
-    verdict_stream = sys.stdout
-    sys.stdout = sys.stderr  # nothing that a library prints may pass for a verdict
-    serve(sys.stdin, verdict_stream)
+    main(prepare)

@@ -24,6 +24,8 @@ class Script:
     lines: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     loaded: list[str] = field(default_factory=list)
     """Names of the folders that were loaded, in order."""
+    closed: int = 0
+    """Engines that were closed."""
     asked: list[tuple[SamplingSettings, list[SampleRequest]]] = field(default_factory=list)
     fail_after: int | None = None
     """Completions until the engine dies; None never."""
@@ -58,6 +60,9 @@ class ScriptedGenerator:
                 yield position, Completion(ids=ids[:-1], text=text.removesuffix("..."), finish_reason="length")
             else:
                 yield position, Completion(ids=ids, text=text, finish_reason="stop")
+
+    def close(self) -> None:
+        self._script.closed += 1
 
 
 @pytest.fixture

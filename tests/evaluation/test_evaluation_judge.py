@@ -74,6 +74,7 @@ def test_the_best_and_of_equals_the_later(
                 "accuracy": right[f"s{step}"] / 2,
                 "interval": list(wilson_interval(right[f"s{step}"], 2)),
                 "problems": 2,
+                "ungraded": 0,
             }
             for step in (5, 20, 100)
         ],
@@ -95,6 +96,7 @@ def test_a_killed_judge_loads_no_finished_candidate_again(
     script.loaded.clear()
     run(make_request(output, problems, candidates))
     assert script.loaded == ["step-000020", "step-000100"]
+    assert script.closed == 4  # that of the killed one, too
     assert read_json(output / "selection.json")["step"] == 20
     assert read_progress(output) == Progress(done=6, total=6, unit="samples")
 

@@ -70,6 +70,30 @@ def test_majority(votes: list[tuple[str | None, bool]], right: bool) -> None:
     assert majority_correct(votes) is right
 
 
+def test_majority_over_every_vote_of_up_to_five() -> None:
+    """Against a ranking of the answers by votes, then by first place."""
+    for n in range(1, 6):
+        for answers in itertools.product(("a", "b", "c", None), repeat=n):
+            for right in ("a", "b", "c"):
+                ballots = [answer for answer in answers if answer is not None]
+                ranked = sorted(set(ballots), key=lambda a: (-ballots.count(a), ballots.index(a)))
+                expected = bool(ranked) and ranked[0] == right
+                assert majority_correct([(answer, answer == right) for answer in answers]) is expected
+
+
+def test_majority_of_no_ballots_is_wrong_however_many_samples() -> None:
+    assert [majority_correct([(None, False)] * n) for n in range(1, 9)] == [False] * 8
+
+
+def test_pass_at_k_is_unbiased() -> None:
+    """Its mean over n samples of chance p is exactly 1 - (1 - p)^k; that of 1 - (1 - c/n)^k is not."""
+    n, p = 6, 0.3
+    chance = [math.comb(n, c) * p**c * (1 - p) ** (n - c) for c in range(n + 1)]
+    for k in range(1, n + 1):
+        estimated = sum(chance[c] * pass_at_k(n, c, k) for c in range(n + 1))
+        assert estimated == pytest.approx(1 - (1 - p) ** k, abs=1e-12)
+
+
 @given(st.integers(1, 7).flatmap(lambda n: st.tuples(st.just(n), st.integers(0, n), st.integers(1, n))))
 def test_pass_at_k_is_the_share_of_draws_that_hold_a_right_one(counts: tuple[int, int, int]) -> None:
     n, c, k = counts

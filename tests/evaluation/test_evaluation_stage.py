@@ -73,6 +73,7 @@ def test_results(tmp_path: Path, problems: Path, model_folder: Path, script: Any
         "tokens": greedy_tokens + sum(tokens[answer] for answers in SAID.values() for answer in answers),
         "truncated_share": 1 / 5,
         "unparsable_share": 2 / 5,
+        "ungraded": 0,
     }
     assert read_progress(output) == Progress(done=25, total=25, unit="samples")
 
@@ -140,6 +141,19 @@ def test_wordings_of_one_answer_vote_together() -> None:
         for index, (answer, correct) in enumerate(answers)
     ]
     assert majority(ScoredSamples(scores=scores), load_task("gsm8k"))["accuracy"] == 1
+
+
+def test_what_the_grader_gave_up_on_is_wrong_and_counted(
+    tmp_path: Path, problems: Path, model_folder: Path, script: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("irpo_megatron.tasks.helper_process.HelperProcess.ask", lambda self, question: None)
+    script.lines["random"] = SAID
+    output = tmp_path / "evaluation"
+    run(make_request(output, problems, model_folder))
+    results = read_json(output / "results.json")
+    assert results["ungraded"] == 5 + 20
+    assert (results["accuracy"], results["majority"]["accuracy"], results["pass_at"]["4"]) == (0, 0, 0)
+    assert results["unparsable_share"] == 0  # nothing was found out about them
 
 
 def test_a_real_model(tmp_path: Path, problems: Path, model_folder: Path) -> None:

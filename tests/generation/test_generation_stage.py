@@ -2,84 +2,23 @@
 
 from __future__ import annotations
 
-import json
-import random
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.generation import make_request
 from support.stages import run_request
-from support.tiny_model import CHARACTERS, make_llama
 
 from irpo_megatron.artifacts import read_progress
-from irpo_megatron.config import DataConfig, GenerationConfig, LaunchConfig, SelectionConfig
+from irpo_megatron.config import DataConfig, GenerationConfig, SelectionConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation.stage import problems_to_sample, run, temperature_at
-from irpo_megatron.records import Problem, Sample, read_rows, write_rows
-from irpo_megatron.requests import GenerateRequest
+from irpo_megatron.records import Problem, Sample, read_rows
 from irpo_megatron.seeds import derive_seed
 from irpo_megatron.tasks import load_task
 
 MODULE = "irpo_megatron.generation.stage"
-
-
-@pytest.fixture(scope="module")
-def digits_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random Llama whose characters are those of the arithmetic task's prompts."""
-    folder = make_llama(tmp_path_factory.mktemp("digits"), seed=1, num_hidden_layers=2)
-    alphabet = "0123456789+-*=?,;:HL"
-    path = folder / "tokenizer.json"
-    tokenizer = json.loads(path.read_text())
-    names = ["<pad>", "<eos>", *alphabet, *"abcdefg"]
-    assert len(names) == 2 + len(CHARACTERS)
-    tokenizer["model"]["vocab"] = {name: index for index, name in enumerate(names)}
-    path.write_text(json.dumps(tokenizer))
-    return folder
-
-
-@pytest.fixture(scope="module")
-def problems(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Twelve training and three held-out problems."""
-    folder = tmp_path_factory.mktemp("problems")
-    draw = random.Random(0)
-    for split, count in (("train", 12), ("held_out", 3)):
-        rows = []
-        for number in range(count):
-            question = "".join(f"{draw.randrange(10)}{draw.choice('+-*')}" for _ in range(draw.randrange(2, 6))) + "1"
-            rows.append(Problem(id=f"{split}-{number:06d}", question=question, answer="H"))
-        write_rows(folder / f"{split}.parquet", rows, Problem)
-    return folder
-
-
-def make_request(output: Path, problems: Path, model_folder: Path, **changes: Any) -> GenerateRequest:
-    """A request for 4 samples of each training problem; `changes` are keys of `generation` or fields of the request."""
-    generation = {
-        "samples": 4,
-        "temperature": 1.5,
-        "max_tokens": 12,
-        "shard_prompts": 5,
-        "max_empty_share": 1.0,
-        "max_truncated_share": 1.0,
-    }
-    generation |= {key: changes.pop(key) for key in list(changes) if key in GenerationConfig.model_fields}
-    output.mkdir(parents=True, exist_ok=True)
-    fields: dict[str, Any] = {
-        "seed": 3,
-        "task": "arithmetic",
-        "iteration": 2,
-        "data": DataConfig(train="x", test="x"),
-        "selection": SelectionConfig(held_out=3),
-        "launch": LaunchConfig(threads=1),
-    } | changes
-    return GenerateRequest(
-        output=output,
-        problems=problems,
-        model_folder=model_folder,
-        generation=GenerationConfig.model_validate(generation),
-        **fields,
-    )
 
 
 def test_the_stage_samples_every_training_problem(tmp_path: Path, problems: Path, digits_folder: Path) -> None:

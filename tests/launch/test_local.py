@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from functools import partial
@@ -56,6 +57,15 @@ def test_a_stage_in_one_process(tmp_path: Path, start: Callable[..., None], monk
         "stdin": "",
     }
     assert (tmp_path / "stage.log").read_text() == "rank 0 was here\n"
+
+
+def test_a_stage_by_another_interpreter(tmp_path: Path) -> None:
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\necho by another: "$@"\nexec "{sys.executable}" -c ""\n')
+    python.chmod(0o755)
+    request, log = tmp_path / "request.json", tmp_path / "stage.log"
+    run_stage_process("a.module", request, processes=1, threads=1, log=log, watch=lambda: None, python=python)
+    assert log.read_text() == f"by another: -m irpo_megatron.process a.module {request}\n"
 
 
 def test_a_mistake_of_the_users_is_passed_on(tmp_path: Path, start: Callable[..., None]) -> None:

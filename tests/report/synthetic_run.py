@@ -128,6 +128,7 @@ class RunBuilder:
             "tokens": 1234,
             "truncated_share": 0.01,
             "unparsable_share": 0.02,
+            "ungraded": 3,
         }
         write_json(directory / "results.json", results | changes)
         greedy = self.samples("test", 25, 1)
@@ -144,6 +145,7 @@ class RunBuilder:
     def scoring(self, iteration: int) -> None:
         directory = self.stage(iteration, "scores")
         samples = self.samples("train", 24, 6)
+        write_json(directory / "counts.json", {"samples": 144, "correct": 48, "without_answer": 48, "ungraded": 7})
         write_rows(directory / "shard-00000.parquet", self.scores(samples[:60]), Score)
         write_rows(directory / "shard-00001.parquet", self.scores(samples[60:]), Score)
 

@@ -24,6 +24,7 @@ def test_results_of_a_finished_run(run_dir: Path) -> None:
         "accuracy": 0.5,
         "interval": [0.42, 0.54],
         "majority": {"k": 8, "accuracy": 0.53},
+        "ungraded": 3,
         "pass_at": {"1": 0.4, "8": 0.99},
         "pairs": None,
         "seconds": {"checkpoint-megatron": 1.5, "evaluation": 1.5},

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from irpo_megatron.artifacts import Progress, read_json, read_progress
+from irpo_megatron.artifacts import Json, Progress, read_json, read_progress
 from irpo_megatron.config import ScoringConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.records import Problem, Sample, Score, read_rows, write_rows
 from irpo_megatron.requests import ScoreRequest
 from irpo_megatron.scoring import stage
+from irpo_megatron.scoring.graders import graders_of
 from irpo_megatron.scoring.score import score_samples
 from irpo_megatron.tasks import load_task
+from irpo_megatron.tasks.helper_process import HelperProcess
 
 GOLD = {"train-000000": "18", "train-000001": "1,000"}
 
@@ -41,7 +44,11 @@ SAMPLES = [
 
 
 def test_verdicts() -> None:
-    scores = score_samples(SAMPLES, GOLD, load_task("gsm8k"))
+    told: list[int] = []
+    with graders_of(load_task("gsm8k"), 2) as graders:
+        scores = score_samples(SAMPLES, GOLD, graders, advance=told.append)
+    assert told == [1] * 5
+    assert all(score.graded for score in scores)
     assert [(score.prompt_id, score.sample_index) for score in scores] == [
         (row.prompt_id, row.sample_index) for row in SAMPLES
     ]
@@ -55,8 +62,11 @@ def test_verdicts() -> None:
 
 
 def test_a_stranger_is_refused() -> None:
-    with pytest.raises(UserError, match=r"a sample of test-000009, which is none of the 2 problems"):
-        score_samples([sample("test-000009", 0, "x")], GOLD, load_task("gsm8k"))
+    with (
+        graders_of(load_task("gsm8k"), 1) as graders,
+        pytest.raises(UserError, match=r"a sample of test-000009, which is none of the 2 problems"),
+    ):
+        score_samples([sample("test-000009", 0, "x")], GOLD, graders)
 
 
 @pytest.fixture
@@ -81,11 +91,34 @@ def request_(tmp_path: Path) -> ScoreRequest:
 
 def test_shards_correspond(request_: ScoreRequest) -> None:
     stage.run(request_)
-    for path in request_.generations.glob("*.parquet"):
-        expected = score_samples(read_rows(path, Sample), GOLD, load_task("gsm8k"))
-        assert read_rows(request_.output / path.name, Score) == expected
-    assert read_json(request_.output / "counts.json") == {"samples": 5, "correct": 2, "without_answer": 1}
-    assert read_progress(request_.output) == Progress(done=2, total=2, unit="shards")
+    with graders_of(load_task("gsm8k"), 1) as graders:
+        for path in request_.generations.glob("*.parquet"):
+            expected = score_samples(read_rows(path, Sample), GOLD, graders)
+            assert read_rows(request_.output / path.name, Score) == expected
+    counts = {"samples": 5, "correct": 2, "without_answer": 1, "ungraded": 0}
+    assert read_json(request_.output / "counts.json") == counts
+    assert read_progress(request_.output) == Progress(done=5, total=5, unit="samples")
+
+
+def test_a_sample_that_the_grader_gives_up_on_is_wrong_and_counted(
+    request_: ScoreRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask = HelperProcess.ask
+
+    def timid(self: HelperProcess, question: Json) -> Json | None:
+        return None if question["completion"].endswith("1001") else ask(self, question)
+
+    monkeypatch.setattr(HelperProcess, "ask", timid)
+    stage.run(request_)
+    assert [(score.answer, score.correct, score.graded) for score in read_rows(request_.output, Score)] == [
+        ("$18.00", True, True),
+        ("81", False, True),
+        (None, False, True),
+        (None, False, False),
+        ("1000", True, True),
+    ]
+    counts = {"samples": 5, "correct": 2, "without_answer": 1, "ungraded": 1}
+    assert read_json(request_.output / "counts.json") == counts
 
 
 def test_finished_shards_are_kept(request_: ScoreRequest, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,15 +127,16 @@ def test_finished_shards_are_kept(request_: ScoreRequest, monkeypatch: pytest.Mo
     (request_.output / "generations-00001.parquet").unlink()
     scored: list[int] = []
 
-    def counted(samples: list[Sample], *rest: object) -> list[Score]:
+    def counted(samples: list[Sample], *rest: Any, **named: Any) -> list[Score]:
         scored.append(len(samples))
-        return score_samples(samples, *rest)  # type: ignore[arg-type]
+        return score_samples(samples, *rest, **named)
 
     monkeypatch.setattr(stage, "score_samples", counted)
     stage.run(request_)
     assert scored == [3]
     assert (request_.output / "generations-00000.parquet").stat().st_mtime_ns == before
     assert read_json(request_.output / "counts.json")["samples"] == 5
+    assert read_progress(request_.output) == Progress(done=5, total=5, unit="samples")
 
 
 def test_no_samples(request_: ScoreRequest) -> None:

@@ -115,6 +115,7 @@ def _table(run: Run) -> Table:
             "Held out, %",
             "Cut off, %",
             "No answer, %",
+            "Ungraded",
         ),
         rows=tuple(_row(*evaluated, ks, bool(votes)) for evaluated in run.evaluated),
     )
@@ -133,6 +134,7 @@ def _row(iteration: Iteration, evaluation: Json, ks: list[str], with_majority: b
         percent(_held_out(iteration)),
         percent(evaluation.get("truncated_share")),
         percent(evaluation.get("unparsable_share")),
+        count(evaluation.get("ungraded")),
     )
 
 

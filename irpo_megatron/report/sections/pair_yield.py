@@ -15,6 +15,7 @@ _LABELS = {
     "samples": "Samples",
     "samples_truncated": "\u2026 cut off at the limit",
     "samples_empty": "\u2026 empty",
+    "samples_ungraded": "\u2026 that the grader gave up on, and so counted as wrong",
     "winners": "Winners",
     "winners_distinct": "\u2026 distinct",
     "losers": "Losers",
@@ -39,7 +40,7 @@ _SOURCES = {
 
 def pair_yield_section(run: Run) -> Section:
     """Three charts of counts, and every count in a table."""
-    counted = [(iteration, iteration.pair_counts) for iteration in run.iterations if iteration.pair_counts]
+    counted = [(iteration, _counts(iteration)) for iteration in run.iterations if iteration.pair_counts]
     if not counted:
         return Section(anchor="pairs", title="Pairs", paragraphs=("No pairs have been built yet.",))
     return Section(
@@ -49,6 +50,12 @@ def pair_yield_section(run: Run) -> Section:
         figures=tuple(_figures(counted)),
         tables=(_table(counted),),
     )
+
+
+def _counts(iteration: Iteration) -> Json:
+    """What `pairs` counted, and of what `score` counted the part that nothing else shows."""
+    graded = {"samples_ungraded": iteration.score_counts["ungraded"]} if iteration.score_counts else {}
+    return {**(iteration.pair_counts or {}), **graded}
 
 
 def _figures(counted: list[tuple[Iteration, Json]]) -> list[Figure]:

@@ -121,9 +121,10 @@ def _add(cards: dict[tuple[str, str], Json], source: _Source, problems: int) -> 
     samples = [
         row for row in rows_of(source.samples, Sample, columns, "prompt_id", ids) if row["sample_index"] < SAMPLES
     ]
+    verdicts = ("prompt_id", "sample_index", "answer", "correct", "graded")
     scores = {
         (row["prompt_id"], row["sample_index"]): row
-        for row in rows_of(source.scores, Score, ("prompt_id", "sample_index", "answer", "correct"), "prompt_id", ids)
+        for row in rows_of(source.scores, Score, verdicts, "prompt_id", ids)
     }
     uses = _uses(source.pairs, ids)
     for row in sorted(samples, key=lambda row: (row["prompt_id"], row["sample_index"])):
@@ -151,6 +152,8 @@ def _card(kind: str, row: Json) -> Json:
 def _verdict(score: Json | None) -> str:
     if score is None:
         return "unscored"
+    if not score["graded"]:
+        return "ungraded"
     if score["answer"] is None:
         return "unparsable"
     return "right" if score["correct"] else "wrong"

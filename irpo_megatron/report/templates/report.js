@@ -3,7 +3,13 @@
   "use strict";
   const CARDS_A_TIME = 10;
   const OPEN_BELOW = 1000; // characters: longer texts start folded
-  const VERDICTS = { right: "✓ right", wrong: "✗ wrong", unparsable: "? no answer found", unscored: "not scored" };
+  const VERDICTS = {
+    right: "✓ right",
+    wrong: "✗ wrong",
+    unparsable: "? no answer found",
+    ungraded: "? ungraded, counts as wrong",
+    unscored: "not scored",
+  };
   const byId = (id) => document.getElementById(id);
   const cards = JSON.parse(byId("sample-data").textContent);
   const filters = byId("filters");
