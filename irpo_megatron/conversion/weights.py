@@ -28,7 +28,7 @@ class Weights:
         self._folder = folder
         self.entries = tuple(table(architecture))
         shapes = tensor_shapes(self.entries)
-        if architecture.tied_embeddings and OUTPUT in folder.weight_files:
+        if architecture.tied_embeddings and {EMBEDDING, OUTPUT} <= folder.weight_files.keys():
             _require_same_as_embedding(folder)
             shapes[OUTPUT] = shapes[EMBEDDING]
         self.dtype = _check(folder, shapes)
