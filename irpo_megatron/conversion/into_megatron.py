@@ -39,7 +39,7 @@ def write_checkpoint(
 ) -> None:
     """Write the `state/` folder of a distributed checkpoint that any layout can load.
 
-    Memory: a box a thread, twice. A box is a tensor of one layer, cut for `tensor_parallel`.
+    Memory: a box a thread. A box is a tensor of one layer, cut for `tensor_parallel`.
 
     Args:
         tensor_parallel: The layout for which each rank finds its part in boxes of its own.

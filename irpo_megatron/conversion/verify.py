@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,15 +88,10 @@ def logit_difference(checkpoint: Path, folder: Path, place: Place) -> tuple[floa
 
 
 def _layers_that_fit(weights: CheckpointWeights, architecture: Architecture) -> int:
-    sizes = [0] * architecture.layers
-    once = 0
-    for entry in weights.entries:
-        size = torch.Size(entry.shape).numel()
-        if entry.layer is None:
-            once += size
-        else:
-            sizes[entry.layer] += size
-    return max(1, min(architecture.layers, (_PARAMETERS - once) // sizes[0]))
+    once, a_layer = (
+        sum(math.prod(entry.shape) for entry in weights.entries if entry.layer == layer) for layer in (None, 0)
+    )
+    return max(1, min(architecture.layers, (_PARAMETERS - once) // a_layer))
 
 
 def _build(weights: CheckpointWeights, dtype: torch.dtype, architecture: Architecture, place: Place) -> Policy:

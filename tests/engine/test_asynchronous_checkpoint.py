@@ -7,27 +7,15 @@ from pathlib import Path
 import pytest
 import torch
 from support.ranks import in_world
+from support.tiny_architecture import TINY
 
 from irpo_megatron.config import ParallelConfig, TrainingConfig
-from irpo_megatron.engine.architecture import Architecture
 from irpo_megatron.engine.checkpoint import CheckpointWriter, load_training
 from irpo_megatron.engine.model import build_model
 from irpo_megatron.engine.optimizer import Optimizer, sum_gradients
 from irpo_megatron.engine.parallel import parallel_world
 
-ARCHITECTURE = Architecture(
-    layers=1,
-    hidden_size=8,
-    heads=2,
-    kv_heads=1,
-    head_size=4,
-    ffn_size=12,
-    vocabulary=11,
-    context=32,
-    rope_base=1e4,
-    norm_epsilon=1e-5,
-    tied_embeddings=False,
-)
+ARCHITECTURE = TINY
 Weights = dict[str, torch.Tensor]
 
 pytestmark = pytest.mark.skipif(torch.cuda.is_available(), reason="CUDA is not for several processes of one test")

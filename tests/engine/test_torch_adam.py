@@ -3,32 +3,21 @@
 from __future__ import annotations
 
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from support.ranks import in_world
+from support.tiny_architecture import TINY
 
 from irpo_megatron.config import ParallelConfig, TrainingConfig
-from irpo_megatron.engine.architecture import Architecture
 from irpo_megatron.engine.checkpoint import CheckpointWriter, load_training
 from irpo_megatron.engine.model import build_model
 from irpo_megatron.engine.optimizer import Optimizer, sum_gradients
 from irpo_megatron.engine.parallel import parallel_world
 
-ARCHITECTURE = Architecture(
-    layers=2,
-    hidden_size=8,
-    heads=2,
-    kv_heads=1,
-    head_size=4,
-    ffn_size=12,
-    vocabulary=11,
-    context=32,
-    rope_base=1e4,
-    norm_epsilon=1e-5,
-    tied_embeddings=False,
-)
+ARCHITECTURE = replace(TINY, layers=2)
 TRAINING = TrainingConfig(learning_rate=1e-2, weight_decay=0.1, clip_gradient=0.0, adam_beta2=0.9)
 SAVED, STEPS = 3, 6
 
