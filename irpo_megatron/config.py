@@ -1,4 +1,4 @@
-"""The one configuration tree: every key, its default and its meaning stand here and nowhere else.
+"""The one configuration tree: every key, its default and its meaning stand here, and in `config_generation`.
 
 Each section checks its own values. `config_file` reads the tree from YAML, `config_rules` holds the rules between
 sections, `config_text` writes it out.
@@ -7,38 +7,24 @@ sections, `config_text` writes it out.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
-from pydantic_core import PydanticCustomError
+from pydantic import Field
+
+from irpo_megatron.config_generation import GenerationConfig
+from irpo_megatron.config_section import (
+    Decay,
+    Float,
+    Int,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+)
 
 Method = Literal["irpo", "star", "sft"]
 ExportDtype = Literal["fp32", "bf16", "fp16"]
-
-
-def _no_bool(value: object) -> object:
-    """Refuse true and false where a number belongs: pydantic would take them for 1 and 0."""
-    if isinstance(value, bool):
-        raise PydanticCustomError("number_type", "Input should be a number, not true or false")
-    return value
-
-
-Int = Annotated[int, BeforeValidator(_no_bool)]
-Float = Annotated[float, BeforeValidator(_no_bool)]
-PositiveInt = Annotated[Int, Field(ge=1)]
-NonNegativeInt = Annotated[Int, Field(ge=0)]
-PositiveFloat = Annotated[Float, Field(gt=0)]
-NonNegativeFloat = Annotated[Float, Field(ge=0)]
-Share = Annotated[Float, Field(ge=0, le=1)]
-Decay = Annotated[Float, Field(ge=0, lt=1)]
-
-
-class Section(BaseModel):
-    """A frozen part of the tree that refuses keys it does not know."""
-
-    model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True, protected_namespaces=()
-    )
 
 
 class RandomTokenizer(Section):
@@ -93,81 +79,6 @@ class DataConfig(Section):
     """Use only this many test problems, drawn by the seed; null uses all."""
     problems_per_iteration: PositiveInt | None = None
     """Sample only this many training problems in each iteration, drawn anew by the seed; null samples all."""
-
-
-class TensorRTLLMConfig(Section):
-    """TensorRT-LLM 1.2, its LLM API (CUDA only, in an environment of its own)."""
-
-    tensor_parallel: PositiveInt = 1
-    """GPUs that each layer is cut over."""
-    pipeline_parallel: PositiveInt = 1
-    """GPUs, or groups of them, that the layers are dealt out to."""
-    max_seq_len: PositiveInt | None = None
-    """Longest sequence, prompt and completion together, in tokens; null is the model's context."""
-    max_num_tokens: PositiveInt | None = None
-    """Tokens of all samples a step; null is 8192, or the longest prompt where that is longer and is not chunked."""
-    chunked_prefill: bool = False
-    """Compute a prompt longer than `max_num_tokens` in several steps."""
-    block_reuse: bool = True
-    """Keep the keys and values of a prompt for its other samples."""
-    kv_cache_fraction: Annotated[Float, Field(gt=0, lt=1)] = 0.9
-    """Share of the GPU memory that the weights leave, for keys and values."""
-    kv_cache_dtype: Literal["auto", "fp8"] = "auto"
-    """Numbers that keys and values are kept in; `auto` is as the model folder says."""
-    cuda_graphs: bool = True
-    """Replay decoding steps as CUDA graphs."""
-    timeout_seconds: PositiveFloat = 1800.0
-    """An engine that leaves a sample unfinished for so long is given up."""
-    extra: dict[str, Any] = {}
-    """Further arguments of its class `LLM`, handed over as they are."""
-
-
-class OpenAIConfig(Section):
-    """A server with OpenAI's HTTP interface, /v1/completions, that serves M_{t-1}: vLLM, SGLang, trtllm-serve."""
-
-    url: Annotated[str, Field(pattern=r"^https?://[^@\s?#]+$")]
-    """Its address up to and including /v1, without user or password."""
-    model: Annotated[str, Field(pattern=r"\{folder\}")] = "{folder}"
-    """The name that it serves a model folder by; `{folder}` stands for the folder's absolute path."""
-    concurrency: PositiveInt = 64
-    """Requests at once."""
-    timeout_seconds: PositiveFloat = 600.0
-    """How long one answer may take."""
-    retries: NonNegativeInt = 8
-    """How often a request is sent again where the server is busy, fails or cannot be reached."""
-    extra: dict[str, Any] = {}
-    """Further keys of each request, such as `return_token_ids` (vLLM)."""
-
-
-class GenerationConfig(Section):
-    """How completions are sampled from M_{t-1} (section 3 of the paper: N = 30, T = 0.8 and 1.3)."""
-
-    backend: Literal["transformers", "tensorrt_llm", "openai"] = "transformers"
-    """The engine that samples."""
-    python: Path | None = None
-    """Interpreter of the stages that sample, in an environment of its own; null is the one that runs `irpo`."""
-    tensorrt_llm: TensorRTLLMConfig | None = None
-    """Backend `tensorrt_llm`: how that engine runs."""
-    openai: OpenAIConfig | None = None
-    """Backend `openai`: which server is asked, and how."""
-    samples: PositiveInt = 30
-    """N: completions a prompt."""
-    temperature: PositiveFloat | tuple[PositiveFloat, ...] = 0.8
-    """Softmax temperature: one number, or one number an iteration."""
-    top_p: Annotated[Float, Field(gt=0, le=1)] = 1.0
-    """Nucleus sampling: the fewest tokens with at least this probability; 1 keeps all (not stated in the paper)."""
-    max_tokens: PositiveInt = 512
-    """Longest completion in tokens, end token included (not stated in the paper)."""
-    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
-    """Strings that end a completion as the end token does; they stay part of it."""
-    batch_size: PositiveInt = 512
-    """Completions decoded at once; changes speed and memory, never the output."""
-    shard_prompts: PositiveInt = 64
-    """Prompts a shard: what is lost when a worker dies; never changes the output."""
-    max_empty_share: Share = 0.2
-    """The stage fails where more than this share of the samples is empty."""
-    max_truncated_share: Share = 0.5
-    """The stage fails where more than this share of the samples hits `max_tokens`."""
 
 
 class ScoringConfig(Section):

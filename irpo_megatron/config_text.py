@@ -7,7 +7,8 @@ from collections.abc import Iterator
 
 import yaml
 
-from irpo_megatron.config import Config, Section
+from irpo_megatron.config import Config
+from irpo_megatron.config_section import Section
 
 
 def describe(config: Config) -> str:

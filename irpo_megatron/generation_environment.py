@@ -8,7 +8,7 @@ from pathlib import Path
 
 import irpo_megatron
 from irpo_megatron.artifacts import Json
-from irpo_megatron.config import GenerationConfig
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation.probe import describe_interpreter
 

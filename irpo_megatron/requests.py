@@ -16,7 +16,6 @@ from irpo_megatron.config import (
     ConversionConfig,
     DataConfig,
     EvaluationConfig,
-    GenerationConfig,
     LaunchConfig,
     LossConfig,
     Method,
@@ -25,11 +24,12 @@ from irpo_megatron.config import (
     ParallelConfig,
     PrecisionConfig,
     ScoringConfig,
-    Section,
     SelectionConfig,
     TrackingConfig,
     TrainingConfig,
 )
+from irpo_megatron.config_generation import GenerationConfig
+from irpo_megatron.config_section import Section
 
 
 class Request(Section):

@@ -15,18 +15,11 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from irpo_megatron.artifacts import flatten
-from irpo_megatron.config import (
-    RESULT_NEUTRAL,
-    Config,
-    DataConfig,
-    GenerationConfig,
-    ModelConfig,
-    RandomModel,
-    RandomTokenizer,
-    Section,
-)
+from irpo_megatron.config import RESULT_NEUTRAL, Config, DataConfig, ModelConfig, RandomModel, RandomTokenizer
 from irpo_megatron.config_file import load_config, validate
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.config_rules import check_sections
+from irpo_megatron.config_section import Section
 from irpo_megatron.config_text import describe
 from irpo_megatron.errors import UserError
 

@@ -26,8 +26,9 @@ from pydantic_core import to_jsonable_python
 
 from irpo_megatron import iteration
 from irpo_megatron.cli import app
-from irpo_megatron.config import RESULT_NEUTRAL, Config, Section
+from irpo_megatron.config import RESULT_NEUTRAL, Config
 from irpo_megatron.config_file import load_config
+from irpo_megatron.config_section import Section
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from irpo_megatron.config import GenerationConfig
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation_environment import check_generation_environment
 

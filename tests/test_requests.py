@@ -12,8 +12,9 @@ from pydantic import ValidationError
 
 from irpo_megatron import requests
 from irpo_megatron.artifacts import flatten, read_json, write_json
-from irpo_megatron.config import RESULT_NEUTRAL, Config, Section
+from irpo_megatron.config import RESULT_NEUTRAL, Config
 from irpo_megatron.config_file import validate
+from irpo_megatron.config_section import Section
 from irpo_megatron.requests import (
     GenerateRequest,
     PairsRequest,

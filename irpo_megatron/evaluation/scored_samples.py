@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from irpo_megatron.artifacts import ProgressWriter
-from irpo_megatron.config import GenerationConfig
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.generation import Generator, SamplingSettings, encode_prompts, sample_shards
 from irpo_megatron.records import Problem, Score
 from irpo_megatron.scoring.graders import Graders

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from irpo_megatron.config import GenerationConfig
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.generation.openai import OpenAIGenerator
 from irpo_megatron.generation.protocol import Generator
 from irpo_megatron.generation.tensorrt_llm import TensorRTLLMGenerator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from irpo_megatron.config import GenerationConfig
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.records import Sample
 

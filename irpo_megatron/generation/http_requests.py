@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from irpo_megatron.artifacts import Json
-from irpo_megatron.config import OpenAIConfig
+from irpo_megatron.config_generation import OpenAIConfig
 from irpo_megatron.errors import UserError
 
 if TYPE_CHECKING:

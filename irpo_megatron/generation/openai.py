@@ -17,7 +17,7 @@ from itertools import islice
 from pathlib import Path
 
 from irpo_megatron.artifacts import Json, read_json
-from irpo_megatron.config import GenerationConfig, OpenAIConfig
+from irpo_megatron.config_generation import GenerationConfig, OpenAIConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation.context import check_context
 from irpo_megatron.generation.ending import Ending

@@ -9,7 +9,7 @@ import random
 from contextlib import closing
 
 from irpo_megatron.artifacts import ProgressWriter
-from irpo_megatron.config import GenerationConfig
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.generation import SamplingSettings, encode_prompts, load_generator, sample_shards
 from irpo_megatron.generation.guard import SampleGuard
 from irpo_megatron.records import Problem, read_rows

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from irpo_megatron.artifacts import read_json
-from irpo_megatron.config import GenerationConfig, TensorRTLLMConfig
+from irpo_megatron.config_generation import GenerationConfig, TensorRTLLMConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation.context import check_context
 from irpo_megatron.generation.ending import Ending

@@ -10,7 +10,8 @@ import pytest
 
 from irpo_megatron.base_model.random_llama import write_random_llama
 from irpo_megatron.base_model.tokenizers import character_tokenizer, write_tokenizer
-from irpo_megatron.config import GenerationConfig, RandomModel, RandomTokenizer
+from irpo_megatron.config import RandomModel, RandomTokenizer
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.generation import Completion, SampleRequest, SamplingSettings
 from irpo_megatron.records import Problem, write_rows
 from irpo_megatron.tasks.arithmetic import ALPHABET, PHRASES

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from irpo_megatron.config import GenerationConfig
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation.guard import SampleGuard
 from irpo_megatron.records import FinishReason, Sample

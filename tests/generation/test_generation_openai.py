@@ -16,7 +16,7 @@ from support.completion_server import CompletionServer
 from support.generation import make_request
 from support.stages import run_request
 
-from irpo_megatron.config import GenerationConfig
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation import http_requests, load_generator
 from irpo_megatron.generation.protocol import Completion, Generator, SampleRequest, SamplingSettings

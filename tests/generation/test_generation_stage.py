@@ -11,7 +11,8 @@ from support.generation import make_request
 from support.stages import run_request
 
 from irpo_megatron.artifacts import read_progress
-from irpo_megatron.config import DataConfig, GenerationConfig, SelectionConfig
+from irpo_megatron.config import DataConfig, SelectionConfig
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation.stage import problems_to_sample, run, temperature_at
 from irpo_megatron.records import Problem, Sample, read_rows

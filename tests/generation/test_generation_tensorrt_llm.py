@@ -17,7 +17,7 @@ import pytest
 from support.generation import make_request
 from support.stages import run_request
 
-from irpo_megatron.config import GenerationConfig
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation import load_generator
 from irpo_megatron.generation.protocol import Completion, Generator, SampleRequest, SamplingSettings

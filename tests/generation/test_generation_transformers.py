@@ -13,7 +13,7 @@ import pytest
 import torch
 from support.tiny_model import CHARACTERS, make_llama
 
-from irpo_megatron.config import GenerationConfig
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation import load_generator, sampling
 from irpo_megatron.generation.protocol import Completion, SampleRequest, SamplingSettings

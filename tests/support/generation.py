@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from irpo_megatron.config import DataConfig, GenerationConfig, LaunchConfig, SelectionConfig
+from irpo_megatron.config import DataConfig, LaunchConfig, SelectionConfig
+from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.requests import GenerateRequest
 
 
