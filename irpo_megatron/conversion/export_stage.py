@@ -19,20 +19,9 @@ from irpo_megatron.conversion.verify import require_same_logits
 from irpo_megatron.engine.architecture import read_architecture
 from irpo_megatron.engine.checkpoint import read_config
 from irpo_megatron.engine.parallel import parallel_world
+from irpo_megatron.model_files import carried_along
 from irpo_megatron.requests import ExportRequest
 
-# Files of the base model that go along unchanged; weights and config.json are written anew.
-CARRIED_ALONG = (
-    "generation_config.json",
-    "tokenizer*",
-    "tekken.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "merges.txt",
-    "chat_template*",
-    "additional_chat_templates/*",
-)
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -100,6 +89,6 @@ def convert(
     write_weights(folder, weights, dtype=written, threads=threads, progress=progress)
     dtype_key = "dtype" if "dtype" in config else "torch_dtype"
     write_json(folder / "config.json", {**config, dtype_key: str(written).removeprefix("torch.")})
-    for path in (path for pattern in CARRIED_ALONG for path in base.glob(pattern) if path.is_file()):
-        (folder / path.relative_to(base)).parent.mkdir(exist_ok=True)
-        shutil.copyfile(path, folder / path.relative_to(base))
+    for name in carried_along(base):
+        (folder / name).parent.mkdir(exist_ok=True)
+        shutil.copyfile(base / name, folder / name)

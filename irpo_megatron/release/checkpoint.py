@@ -9,10 +9,9 @@ from pathlib import Path
 
 from irpo_megatron.artifacts import MANIFEST, Json, file_digest, read_json, read_manifest
 from irpo_megatron.errors import UserError
+from irpo_megatron.model_files import is_model_file
 from irpo_megatron.release.publish import File
 
-_SUFFIXES = frozenset({".safetensors", ".json", ".jinja", ".model", ".txt"})
-"""Weights, index, configurations, tokenizer, chat template. No pickle ends so, and nothing that runs."""
 _PLACE_KEYS = ("_name_or_path", "name_or_path")
 """Where transformers notes which folder it loaded from; it writes them over when it loads."""
 
@@ -28,11 +27,17 @@ def checkpoint_files(directory: Path) -> list[File]:
     files = []
     for name, entry in read_manifest(directory)["outputs"].items():
         path = directory / name
-        if path.name != name or name == MANIFEST or path.suffix not in _SUFFIXES:
+        if not is_model_file(name):
             raise UserError(
                 f"{directory / MANIFEST} names the file '{name}'",
-                f"a release holds files ending in {', '.join(sorted(_SUFFIXES))}, in one folder",
+                "a release holds safetensors, their index, configurations, tokenizer and chat templates",
                 f"delete {directory} so that it is computed again",
+            )
+        if path.resolve() != directory.resolve() / name:
+            raise UserError(
+                f"{path} is a link to {path.resolve()}",
+                "a release holds a checkpoint's own files",
+                f"put the file itself there, or delete {directory} so that it is computed again",
             )
         size = path.stat().st_size if path.is_file() else None
         if size != entry["bytes"]:

@@ -13,13 +13,12 @@ import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from irpo_megatron.artifacts import file_digest, partial_directory
 from irpo_megatron.errors import UserError
 
 _BLOCK_BYTES = 1 << 22
-_LEFTOVER = ".{}.tmp"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +26,7 @@ class File:
     """One file of the folder, known before it is there."""
 
     name: str
+    """Relative to the folder, with `/`."""
     source: Path | bytes
     """Where it is copied from, or what it holds."""
     size: int
@@ -54,8 +54,8 @@ def publish(folder: Path, files: Sequence[File], *, told: Callable[[File], None]
     partial = partial_directory(folder)
     try:
         partial.mkdir(parents=True, exist_ok=True)
-        missing = [file for file in files if not _is_there(partial, file)]
         _require_nothing_else(partial, files)
+        missing = [file for file in files if not _is_there(partial, file)]
         _require_room(partial, missing)
         for file in missing:
             _write(partial, file)
@@ -87,21 +87,35 @@ def _differences(folder: Path, files: Sequence[File]) -> Iterator[str]:
             yield f"it has no {file.name}"
         elif not _is_there(folder, file):
             yield f"its {file.name} is another"
-    for name in sorted({path.name for path in folder.iterdir()} - {file.name for file in files}):
+    for name in _others(folder, {file.name for file in files}):
         yield f"it also has {name}"
+
+
+def _others(folder: Path, names: set[str]) -> Iterator[str]:
+    """What lies in a folder, at any depth, and is none of these files, nor a folder that holds one; no link is."""
+    ours = names.union(*({str(parent) for parent in PurePosixPath(name).parents} for name in names))
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if name not in ours or path.is_symlink():
+            yield name
 
 
 def _require_nothing_else(partial: Path, files: Sequence[File]) -> None:
     """What a killed attempt at this release left may stay; what is somebody else's is not ours to remove."""
-    for leftover in [partial / _LEFTOVER.format(file.name) for file in files]:
-        leftover.unlink(missing_ok=True)
-    others = sorted({path.name for path in partial.iterdir()} - {file.name for file in files})
-    if others:
+    leftovers = {_temporary(file.name) for file in files}
+    for name in _others(partial, leftovers | {file.name for file in files}):
         raise UserError(
-            f"{partial} holds {others[0]}, which is no file of this release",
+            f"{partial} holds {name}, which is no file of this release",
             "what an earlier attempt has finished is taken over, and nothing else is",
             f"remove {partial}",
         )
+    for name in leftovers:
+        (partial / name).unlink(missing_ok=True)
+
+
+def _temporary(name: str) -> str:
+    path = PurePosixPath(name)
+    return str(path.with_name(f".{path.name}.tmp"))
 
 
 def _require_room(partial: Path, missing: Sequence[File]) -> None:
@@ -112,12 +126,14 @@ def _require_room(partial: Path, missing: Sequence[File]) -> None:
 
 def _is_there(folder: Path, file: File) -> bool:
     path = folder / file.name
-    return path.is_file() and path.stat().st_size == file.size and file_digest(path) == file.sha256
+    whole = path.is_file() and path.stat().st_size == file.size
+    return whole and not path.is_symlink() and file_digest(path) == file.sha256
 
 
 def _write(partial: Path, file: File) -> None:
     """Write a file, hashing what is written; it appears whole and right, or not at all."""
-    temporary = partial / _LEFTOVER.format(file.name)
+    temporary = partial / _temporary(file.name)
+    temporary.parent.mkdir(exist_ok=True)
     digest = hashlib.sha256()
     with temporary.open("wb") as target:
         for block in _blocks(file.source):

@@ -23,6 +23,7 @@ MODEL_FILES = {
     "tokenizer.json": '{"version": "1.0"}',
     "tokenizer_config.json": '{"eos_token": "</s>"}',
     "chat_template.jinja": "{{ messages }}",
+    "additional_chat_templates/tool_use.jinja": "{{ tools }}",
     "model-00001-of-00002.safetensors": "first weights" * 1000,
     "model-00002-of-00002.safetensors": "other weights" * 1000,
     "model.safetensors.index.json": "{}",
@@ -67,6 +68,7 @@ def commit_checkpoint(run_dir: Path, number: int, files: dict[str, str]) -> None
     """As the stage commits it, with hashes."""
     work = _opened(checkpoint_of(run_dir, number), number)
     for name, text in files.items():
+        (work / name).parent.mkdir(exist_ok=True)
         (work / name).write_text(f"{text}", encoding="utf-8")
     commit_stage(checkpoint_of(run_dir, number))
 

@@ -24,7 +24,7 @@ def test_it_says_where_the_folder_is_and_what_to_do_next(
     monkeypatch.setattr(cli_release, "_LARGE_BYTES", 10_000)
     assert command(run_dir, tmp_path / "model") == 0
     output = capsys.readouterr().out
-    assert f"{tmp_path / 'model'}: M_2 in 9 files" in output
+    assert f"{tmp_path / 'model'}: M_2 in 10 files" in output
     assert "model-00001-of-00002.safetensors: 0.0 GB" in output
     assert "none inherited" in output
     assert "not evaluated" not in output

@@ -22,7 +22,8 @@ from irpo_megatron.release.release import release
 
 
 def contents(folder: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in folder.iterdir()}
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_a_release_holds_the_models_files_byte_for_byte_and_its_card(run_dir: Path, tmp_path: Path) -> None:
@@ -90,7 +91,9 @@ def test_a_damaged_file_is_not_released(
     assert (tmp_path / "model.partial").exists() == (damage is same_size)  # a size is seen before anything is copied
 
 
-@pytest.mark.parametrize("name", ["../escape.json", "pytorch_model.bin", "folder/model.safetensors", "manifest.json"])
+@pytest.mark.parametrize(
+    "name", ["../config.json", "pytorch_model.bin", "tokenizer.py", "folder/model.safetensors", "manifest.json"]
+)
 def test_a_manifest_cannot_bring_in_other_files(run_dir: Path, tmp_path: Path, name: str) -> None:
     manifest = checkpoint_of(run_dir, 2) / MANIFEST
     content = read_json(manifest)
@@ -98,6 +101,14 @@ def test_a_manifest_cannot_bring_in_other_files(run_dir: Path, tmp_path: Path, n
     write_json(manifest, content)
     name_model(run_dir, 2)
     with pytest.raises(UserError, match=r"names the file"):
+        release(run_dir, tmp_path / "model")
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "additional_chat_templates"])
+def test_a_link_does_not_bring_in_other_files(run_dir: Path, tmp_path: Path, name: str) -> None:
+    path = checkpoint_of(run_dir, 2) / name
+    path.symlink_to(path.rename(tmp_path / "elsewhere"))
+    with pytest.raises(UserError, match=rf"{name}.* is a link to .*elsewhere"):
         release(run_dir, tmp_path / "model")
 
 
@@ -120,19 +131,22 @@ def test_a_damaged_file_is_not_mended_by_taking_a_folder_out(tmp_path: Path) -> 
 
 def test_the_same_release_again_changes_nothing(run_dir: Path, tmp_path: Path) -> None:
     release(run_dir, tmp_path / "model")
-    before = {path.name: path.stat().st_mtime_ns for path in (tmp_path / "model").iterdir()}
+    before = {path: path.stat().st_mtime_ns for path in (tmp_path / "model").rglob("*")}
     release(run_dir, tmp_path / "model")
-    assert {path.name: path.stat().st_mtime_ns for path in (tmp_path / "model").iterdir()} == before
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "model").rglob("*")} == before
 
 
 @pytest.mark.parametrize(
     ("change", "said"),
     [
         (lambda out: (out / "notes.txt").write_text("mine"), "also has notes.txt"),
+        (lambda out: (out / "additional_chat_templates" / "mine.jinja").write_text(""), "has additional_.*/mine.jinja"),
+        (lambda out: (out / "additional_chat_templates" / "mine").mkdir(), "also has additional_chat_templates/mine"),
+        (lambda out: (out / "link").symlink_to(out / "config.json"), "also has link"),
         (lambda out: (out / "config.json").write_text("{}"), "its config.json is another"),
         (lambda out: (out / "tokenizer.json").unlink(), "has no tokenizer.json"),
         (lambda out: (shutil.rmtree(out), out.write_text("mine")), "it is no folder"),
-        (lambda out: (shutil.rmtree(out), out.mkdir()), "has no chat_template.jinja"),
+        (lambda out: (shutil.rmtree(out), out.mkdir()), "has no additional_chat_templates/tool_use.jinja"),
     ],
 )
 def test_something_else_is_never_written_over(
@@ -197,6 +211,8 @@ def test_a_half_that_is_damaged_is_copied_again(run_dir: Path, tmp_path: Path) -
     partial.mkdir()
     (partial / "tokenizer.json").write_text("{" + " " * (len(MODEL_FILES["tokenizer.json"]) - 2) + "}")
     (partial / ".config.json.tmp").write_text("{")
+    (partial / "additional_chat_templates").mkdir()
+    (partial / "additional_chat_templates" / ".tool_use.jinja.tmp").write_text("{")
     release(run_dir, tmp_path / "model")
     assert (tmp_path / "model" / "tokenizer.json").read_text() == MODEL_FILES["tokenizer.json"]
     assert set(contents(tmp_path / "model")) == {*MODEL_FILES, "README.md"}
@@ -208,6 +224,17 @@ def test_somebody_elses_partial_folder_is_left_alone(run_dir: Path, tmp_path: Pa
     with pytest.raises(UserError, match=r"holds thesis\.tex"):
         release(run_dir, tmp_path / "model")
     assert (tmp_path / "model.partial" / "thesis.tex").read_text() == "years of work"
+
+
+@pytest.mark.parametrize("name", ["additional_chat_templates", ".config.json.tmp", "config.json"])
+def test_nothing_is_written_through_a_link(run_dir: Path, tmp_path: Path, name: str) -> None:
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    (tmp_path / "model.partial").mkdir()
+    (tmp_path / "model.partial" / name).symlink_to(elsewhere)
+    with pytest.raises(UserError, match=rf"holds {name}, which is no file of this release"):
+        release(run_dir, tmp_path / "model")
+    assert list(elsewhere.iterdir()) == []
 
 
 def test_a_full_disk_is_told_beforehand(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,17 +12,31 @@ from release.reading import read_card, section
 from release.released_run import checkpoint_of, commit_folder, make_run
 from support.tiny_model import make_llama
 
+from irpo_megatron.conversion import standalone
 from irpo_megatron.release.release import release
 
 PROMPT = "three plus four"
+CARRIED = {"additional_chat_templates/tool_use.jinja": "{{ tools }}", "tokenizer.model.v3": "of another tokenizer"}
+LEFT_BEHIND = {"tokenizer.py": "code", "additional_chat_templates/tool_use.py": "code", "tokenizer.pkl": "a pickle"}
+
+
+def unwatched(_total: int) -> Callable[[int], None]:
+    return lambda _count: None
 
 
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run whose last model is a tiny Llama; read only."""
+    """A run whose last model is a tiny Llama, as conversion writes it beside what goes along; read only."""
     root = tmp_path_factory.mktemp("run")
     run_dir = make_run(root, generation={"max_tokens": 30})
-    commit_folder(run_dir, 2, make_llama(root / "tiny"))
+    base = make_llama(root / "base")
+    for name, text in {**CARRIED, **LEFT_BEHIND}.items():
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text(text)
+    there, back = root / "megatron", root / "exported"
+    standalone.hf_to_megatron(base, there, tensor_parallel=1, threads=1, progress=unwatched)
+    standalone.megatron_to_hf(there, base, back, dtype=None, threads=1, progress=unwatched)
+    commit_folder(run_dir, 2, back)
     return run_dir
 
 
@@ -46,6 +61,20 @@ def test_it_generates_what_the_runs_checkpoint_does(run_dir: Path, released: Pat
         text = completion(released, sample=sample)
         assert len(set(text)) > 2
         assert text == completion(checkpoint_of(run_dir, 2), sample=sample)
+
+
+def test_it_holds_what_conversion_carries_along_and_no_code(released: Path) -> None:
+    found = {path.relative_to(released).as_posix() for path in released.rglob("*") if path.is_file()}
+    assert {name: (released / name).read_text() for name in CARRIED} == CARRIED
+    assert found == {
+        *CARRIED,
+        "README.md",
+        "config.json",
+        "generation_config.json",
+        "model.safetensors",
+        "tokenizer.json",
+        "tokenizer_config.json",
+    }
 
 
 def test_the_cards_example_runs(run_dir: Path, released: Path) -> None:
