@@ -12,10 +12,10 @@ import torch
 
 from irpo_megatron.artifacts import ProgressWriter, partial_directory, write_json
 from irpo_megatron.config import ExportDtype, ParallelConfig
-from irpo_megatron.conversion.disk import full_disk_said
 from irpo_megatron.conversion.out_of_megatron import CheckpointWeights, write_weights
 from irpo_megatron.conversion.progress import Advance, Progress
 from irpo_megatron.conversion.verify import require_same_logits
+from irpo_megatron.disk import full_disk_said
 from irpo_megatron.engine.architecture import read_architecture
 from irpo_megatron.engine.checkpoint import read_config
 from irpo_megatron.engine.parallel import parallel_world

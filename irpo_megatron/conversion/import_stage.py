@@ -10,12 +10,12 @@ from pathlib import Path
 
 from irpo_megatron.artifacts import ProgressWriter, partial_directory, step_name, write_json
 from irpo_megatron.config import ParallelConfig
-from irpo_megatron.conversion.disk import full_disk_said, require_room
 from irpo_megatron.conversion.into_megatron import count_boxes, write_checkpoint
 from irpo_megatron.conversion.progress import Progress
 from irpo_megatron.conversion.tensor_files import open_folder
 from irpo_megatron.conversion.verify import require_same_logits
 from irpo_megatron.conversion.weights import Weights
+from irpo_megatron.disk import full_disk_said, require_room
 from irpo_megatron.engine.architecture import read_architecture
 from irpo_megatron.engine.checkpoint import CONFIG, STATE
 from irpo_megatron.engine.parallel import parallel_world

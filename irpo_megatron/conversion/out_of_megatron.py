@@ -9,12 +9,12 @@ from pathlib import Path
 import torch
 
 from irpo_megatron.artifacts import remember_digest, remembered_digest
-from irpo_megatron.conversion.disk import require_room
 from irpo_megatron.conversion.finite import is_finite
 from irpo_megatron.conversion.progress import Progress
 from irpo_megatron.conversion.sharded_files import WeightFile, partial_file, plan_files, write_file, write_index
 from irpo_megatron.conversion.table import Entry, table
 from irpo_megatron.conversion.weights import tensor_shapes
+from irpo_megatron.disk import require_room
 from irpo_megatron.engine.architecture import Architecture
 from irpo_megatron.engine.checkpoint import STATE
 from irpo_megatron.engine.checkpoint_files import CheckpointFiles

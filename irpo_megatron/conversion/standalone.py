@@ -24,8 +24,8 @@ from irpo_megatron.artifacts import (
     stage_clock,
 )
 from irpo_megatron.config import ExportDtype
-from irpo_megatron.conversion.disk import full_disk_said
 from irpo_megatron.conversion.progress import Progress
+from irpo_megatron.disk import full_disk_said
 from irpo_megatron.errors import UserError
 
 # Raised whenever other bytes are written for the same input, so that no half of the old goes with a half of the new.

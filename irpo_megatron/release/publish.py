@@ -7,15 +7,14 @@ both to go on where the first was stopped and to see that there is nothing left 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 from irpo_megatron.artifacts import file_digest, partial_directory
+from irpo_megatron.disk import full_disk_said, require_room
 from irpo_megatron.errors import UserError
 
 _BLOCK_BYTES = 1 << 22
@@ -56,16 +55,17 @@ def publish(folder: Path, files: Sequence[File], *, told: Callable[[File], None]
         partial.mkdir(parents=True, exist_ok=True)
         _require_nothing_else(partial, files)
         missing = [file for file in files if not _is_there(partial, file)]
-        _require_room(partial, missing)
-        for file in missing:
-            _write(partial, file)
-            told(file)
+        require_room(sum(file.size for file in missing), partial)
+        with full_disk_said(partial):
+            for file in missing:
+                _write(partial, file)
+                told(file)
         os.rename(partial, folder)
     except OSError as error:
         raise UserError(
             f"{error.filename or partial}: {error.strerror}",
             "a release is written beside the folder that it becomes",
-            "free the disk or choose another folder; the same command goes on from here",
+            "choose another folder, or see to it that this one can be written",
         ) from error
 
 
@@ -116,12 +116,6 @@ def _require_nothing_else(partial: Path, files: Sequence[File]) -> None:
 def _temporary(name: str) -> str:
     path = PurePosixPath(name)
     return str(path.with_name(f".{path.name}.tmp"))
-
-
-def _require_room(partial: Path, missing: Sequence[File]) -> None:
-    needed, free = sum(file.size for file in missing), shutil.disk_usage(partial).free
-    if needed > free:
-        raise OSError(errno.ENOSPC, f"{needed:,} bytes are still to be written, {free:,} are free", str(partial))
 
 
 def _is_there(folder: Path, file: File) -> bool:

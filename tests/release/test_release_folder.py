@@ -239,8 +239,10 @@ def test_nothing_is_written_through_a_link(run_dir: Path, tmp_path: Path, name: 
 
 def test_a_full_disk_is_told_beforehand(run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
-    monkeypatch.setattr(publish.shutil, "disk_usage", lambda path: usage)
-    with pytest.raises(UserError, match=r"1,000 are free(.|\n)*free the disk"):
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(
+        UserError, match=r"are to be written to .*model\.partial, and 0\.00 GB are free(.|\n)*free the disk"
+    ):
         release(run_dir, tmp_path / "model")
     assert not (tmp_path / "model").exists()
 

@@ -40,6 +40,6 @@ def full_disk_said(folder: Path) -> Iterator[None]:
 def _full(what: str) -> UserError:
     return UserError(
         what,
-        "a conversion writes as many bytes as it reads",
+        "what is written fits on the disk and into its quota",
         "free the disk, or write elsewhere; the same command goes on from here",
     )
