@@ -1,4 +1,4 @@
-"""Hugging Face -> Megatron: every rank's slices into its model, or all slices into a distributed checkpoint."""
+"""Into Megatron: every rank's slices into its model, or a Hugging Face folder's into a distributed checkpoint."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from irpo_megatron.conversion.out_of_megatron import CheckpointWeights
 from irpo_megatron.conversion.progress import Advance
 from irpo_megatron.conversion.table import Entry
 from irpo_megatron.conversion.weights import Weights
@@ -17,8 +18,10 @@ from irpo_megatron.engine.policy import Policy
 from irpo_megatron.engine.shards import model_shards
 
 
-def load_model(model: Sequence[Policy], weights: Weights) -> None:
+def load_model(model: Sequence[Policy], weights: Weights | CheckpointWeights) -> None:
     """Fill this rank's part of a model at any layout; each rank reads its own slices and nothing else.
+
+    A model of fewer layers than the weights have gets the first of them.
 
     Raises:
         UserError: a weight is not finite.

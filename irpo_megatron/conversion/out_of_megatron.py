@@ -47,10 +47,23 @@ class CheckpointWeights:
         Raises:
             UserError: a file is damaged, or a number in it is not finite.
         """
+        return self._read(entry, (0,) * len(entry.shape), entry.shape)
+
+    def fill(self, target: torch.Tensor, entry: Entry, *offset: int) -> None:
+        """Copy a part of a tensor of one layer, as `Weights.fill` does: rows beyond it become 0.
+
+        Raises:
+            UserError: a file is damaged, or a number in it is not finite.
+        """
+        rows = min(target.shape[0], max(0, entry.shape[0] - offset[0]))
+        target[:rows].copy_(self._read(entry, offset, (rows, *target.shape[1:])))
+        target[rows:].zero_()
+
+    def _read(self, entry: Entry, offset: tuple[int, ...], shape: tuple[int, ...]) -> torch.Tensor:
         if entry.layer is None:
-            tensor = self._files.read(entry.key, ((0,) * len(entry.shape), entry.shape))
+            tensor = self._files.read(entry.key, (offset, shape))
         else:
-            tensor = self._files.read(entry.key, ((entry.layer, *(0 for _ in entry.shape)), (1, *entry.shape)))[0]
+            tensor = self._files.read(entry.key, ((entry.layer, *offset), (1, *shape)))[0]
         if not is_finite(tensor):
             raise UserError(
                 f"{entry.key} of layer {entry.layer} in {self._directory} holds NaN or infinity",

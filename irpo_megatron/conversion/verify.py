@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 
 from irpo_megatron.config import ParallelConfig
+from irpo_megatron.conversion.into_megatron import load_model
 from irpo_megatron.conversion.out_of_megatron import CheckpointWeights
 from irpo_megatron.conversion.tensor_files import open_folder
 from irpo_megatron.conversion.weights import Weights
@@ -17,7 +18,6 @@ from irpo_megatron.engine.checkpoint import STATE, read_config
 from irpo_megatron.engine.logits import logits
 from irpo_megatron.engine.model import build_model
 from irpo_megatron.engine.parallel import Place, parallel_world
-from irpo_megatron.engine.policy import Policy
 from irpo_megatron.engine.shards import model_shards
 from irpo_megatron.errors import UserError
 
@@ -75,7 +75,10 @@ def logit_difference(checkpoint: Path, folder: Path, place: Place) -> tuple[floa
     generator = torch.Generator().manual_seed(0)
     tokens = torch.randint(architecture.vocabulary, (_ROWS, min(_TOKENS, architecture.context)), generator=generator)
     written = Weights(open_folder(folder), whole)
-    model = _build(weights, written.dtype, architecture, place)
+    (model,) = build_model(architecture, place)
+    load_model([model], weights)
+    for shard in model_shards([model]):
+        shard.data.copy_(shard.data.to(written.dtype))  # rounded as the folder's were
     ours = logits(model, tokens.tolist(), place)[:, : architecture.vocabulary].cpu()
     safe = {"local_files_only": True, "trust_remote_code": False}
     cut = AutoConfig.from_pretrained(folder, num_hidden_layers=architecture.layers, **safe)
@@ -92,13 +95,3 @@ def _layers_that_fit(weights: CheckpointWeights, architecture: Architecture) -> 
         sum(math.prod(entry.shape) for entry in weights.entries if entry.layer == layer) for layer in (None, 0)
     )
     return max(1, min(architecture.layers, (_PARAMETERS - once) // a_layer))
-
-
-def _build(weights: CheckpointWeights, dtype: torch.dtype, architecture: Architecture, place: Place) -> Policy:
-    """The model of a checkpoint, its weights rounded as the folder's were."""
-    (model,) = build_model(architecture, place)
-    entries = {(entry.key, entry.layer): entry for entry in weights.entries}
-    for shard in model_shards([model]):
-        start, rows = shard.offset[0], shard.data.shape[0]
-        shard.data.copy_(weights.read(entries[shard.key, shard.layer])[start : start + rows].to(dtype))
-    return model

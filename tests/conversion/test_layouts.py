@@ -53,11 +53,12 @@ def _convert(folders: dict[str, Path], root: Path) -> None:
 
 
 def _at_a_layout(parallel: ParallelConfig, folders: dict[str, Path], before: Path, root: Path) -> None:
-    """Straight from the folder, out again; and from the checkpoint that another layout wrote, into one of its own."""
+    """Straight from the folder, out again; and from the checkpoint that another layout wrote, twice, into its own."""
     import torch.distributed as dist
 
     from irpo_megatron.conversion import live_ranks
     from irpo_megatron.conversion.into_megatron import load_model
+    from irpo_megatron.conversion.out_of_megatron import CheckpointWeights
     from irpo_megatron.conversion.weights import Weights
     from irpo_megatron.engine import checkpoint
     from irpo_megatron.engine.architecture import read_architecture
@@ -70,12 +71,14 @@ def _at_a_layout(parallel: ParallelConfig, folders: dict[str, Path], before: Pat
             folder = open_model_folder(path)
             architecture = read_architecture(folder.config)
             weights = Weights(folder, architecture)
-            direct, resharded = (build_model(architecture, place) for _ in range(2))
+            direct, sliced, resharded = (build_model(architecture, place) for _ in range(3))
             load_model(direct, weights)
+            load_model(sliced, CheckpointWeights(before / family / "checkpoint", architecture))
             checkpoint.load_model(before / family / "checkpoint", resharded)
-            for mine, other in zip(direct, resharded, strict=True):
-                for (name, left), right in zip(mine.named_parameters(), other.parameters(), strict=True):
-                    assert torch.equal(left, right), (family, name)
+            for others in (sliced, resharded):
+                for mine, other in zip(direct, others, strict=True):
+                    for (name, left), right in zip(mine.named_parameters(), other.parameters(), strict=True):
+                        assert torch.equal(left, right), (family, name)
             (root / family / "live").mkdir(parents=True, exist_ok=True)
             dist.barrier()
             with mock.patch.object(live_ranks, "plan_files", partial(live_ranks.plan_files, file_bytes=9_000)):
