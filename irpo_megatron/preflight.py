@@ -10,6 +10,7 @@ from irpo_megatron.artifacts import Json
 from irpo_megatron.config import Config
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation_environment import check_generation_environment
+from irpo_megatron.model_config import head_size, kv_heads, with_defaults
 from irpo_megatron.model_folder import open_model_folder, require_context
 from irpo_megatron.nvidia_packages import refuse_other_apex, require_transformer_engine
 from irpo_megatron.records import Problem, read_rows
@@ -55,8 +56,9 @@ def check_model(config: Config, problems: Path, folder_path: Path) -> None:
     """
     folder = open_model_folder(folder_path)
     tokenizer = Tokenizer(folder_path)
-    _check_layout(config, folder.config)
-    check_fp8_shape(config, folder.config)
+    model = with_defaults(folder.config)
+    _check_layout(config, model)
+    check_fp8_shape(config, model)
     task = load_task(config.task)
     rows = [row for name in ("train", "held_out", "test") for row in read_rows(problems / f"{name}.parquet", Problem)]
     lengths = {problem.id: len(tokenizer.encode_prompt(task.prompt(problem))) for problem in rows}
@@ -90,25 +92,23 @@ def check_fp8_shape(config: Config, model: Json) -> None:
     """Transformer Engine multiplies FP8 matrices in whole blocks; Megatron-Core keeps layers of one stage in bf16.
 
     Args:
-        model: A Hugging Face config.json.
+        model: A Hugging Face config.json, its defaults filled in.
 
     Raises:
         UserError: a width of the model, as a tensor-parallel rank has it, is no multiple of the block, or more layers
-            are to stay in bf16 than a pipeline stage has.
+            are to stay in bf16 than a pipeline stage has; or its heads are not sane.
     """
     fp8 = config.precision.fp8
     if fp8 is None:
         return
     tensor, pipeline = config.parallel.tensor, config.parallel.pipeline
-    heads = model["num_attention_heads"]
-    kv_heads = model.get("num_key_value_heads") or heads
-    head_size = model.get("head_dim") or model["hidden_size"] // heads
+    heads, groups, size = model["num_attention_heads"], kv_heads(model), head_size(model)
     widths = {
         "hidden_size": model["hidden_size"],
         "intermediate_size / parallel.tensor": model["intermediate_size"] // tensor,
-        "num_attention_heads x head size / parallel.tensor": heads * head_size // tensor,
-        "(num_attention_heads + 2 x num_key_value_heads) x head size / parallel.tensor": (heads + 2 * kv_heads)
-        * head_size
+        "num_attention_heads x head size / parallel.tensor": heads * size // tensor,
+        "(num_attention_heads + 2 x num_key_value_heads) x head size / parallel.tensor": (heads + 2 * groups)
+        * size
         // tensor,
     }
     block = 32 if fp8.recipe == "mxfp8" else 16

@@ -12,6 +12,7 @@ import pytest
 
 from irpo_megatron.config import Config, DataConfig, Fp8Config, ModelConfig, ParallelConfig, PrecisionConfig
 from irpo_megatron.errors import UserError
+from irpo_megatron.model_config import with_defaults
 from irpo_megatron.preflight import check_fp8_shape, check_installation
 
 # Llama-2-7B.
@@ -80,7 +81,7 @@ def test_a_model_whose_widths_are_whole_blocks(recipe: Any, tensor: int) -> None
         (
             "delayed",
             1,
-            {"num_attention_heads": 3, "head_dim": 8},
+            {"num_attention_heads": 3, "num_key_value_heads": 3, "head_dim": 8},
             "num_attention_heads x head size / parallel.tensor = 24",
         ),
         (
@@ -98,6 +99,16 @@ def test_a_width_that_is_no_whole_number_of_blocks(
         check_fp8_shape(config(Fp8Config(recipe=recipe), tensor=tensor), MODEL | changes)
     assert seen in caught.value.seen
     assert "precision.fp8=null" in caught.value.remedy
+
+
+def test_what_config_json_leaves_unsaid_is_what_the_family_takes() -> None:
+    said = {key: value for key, value in MODEL.items() if key != "num_key_value_heads"}
+    fp8 = Fp8Config(recipe="tensorwise")
+    mistral = with_defaults(said | {"model_type": "mistral", "hidden_size": 512, "intermediate_size": 2048})
+    with pytest.raises(UserError, match=r"x head size / parallel\.tensor = 24\n"):  # (32 + 2 x 8) x 16 / 32
+        check_fp8_shape(config(fp8, tensor=32), mistral)
+    # Qwen3's heads are 128 wide, whether or not their number divides the hidden size.
+    check_fp8_shape(config(fp8), with_defaults(said | {"model_type": "qwen3", "hidden_size": 528}))
 
 
 def test_more_layers_in_bf16_than_a_stage_has() -> None:

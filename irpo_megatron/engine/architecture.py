@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from typing import Any
 
 from irpo_megatron.artifacts import Json
-from irpo_megatron.engine.config_values import positive_int, positive_number, refused, switch
 from irpo_megatron.engine.rope_config import RopeScaling, read_rope
+from irpo_megatron.model_config import (
+    head_size,
+    kv_heads,
+    positive_int,
+    positive_number,
+    refused,
+    switch,
+    with_defaults,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,17 +54,13 @@ class Family:
     qk_norm: bool = False
     slides: bool = False
     """`sliding_window` is in force wherever it is not null."""
-    defaults: Json
-    """What transformers takes where config.json lacks a key; other missing keys are refused or derived."""
 
-
-_DEFAULTS: Json = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
 
 FAMILIES = {
-    "llama": Family(defaults=_DEFAULTS),
-    "mistral": Family(slides=True, defaults={**_DEFAULTS, "num_key_value_heads": 8, "sliding_window": 4096}),
-    "qwen2": Family(qkv_bias=True, defaults={**_DEFAULTS, "num_key_value_heads": 32}),
-    "qwen3": Family(qk_norm=True, defaults={**_DEFAULTS, "num_key_value_heads": 32, "head_dim": 128}),
+    "llama": Family(),
+    "mistral": Family(slides=True),
+    "qwen2": Family(qkv_bias=True),
+    "qwen3": Family(qk_norm=True),
 }
 
 
@@ -71,7 +75,7 @@ def read_architecture(config: Json) -> Architecture:
     family = FAMILIES.get(model_type) if isinstance(model_type, str) else None
     if family is None:
         raise refused("model_type", model_type, f"supported are {', '.join(FAMILIES)}", "choose another model")
-    config = {**family.defaults, **config}
+    config = with_defaults(config)
     for key, rule, remedy in _unsupported(config, family):
         raise refused(key, config[key], rule, remedy)
     rope_base, rope_scaling = read_rope(config)
@@ -79,8 +83,8 @@ def read_architecture(config: Json) -> Architecture:
         layers=positive_int(config, "num_hidden_layers"),
         hidden_size=positive_int(config, "hidden_size"),
         heads=positive_int(config, "num_attention_heads"),
-        kv_heads=_kv_heads(config),
-        head_size=_head_size(config),
+        kv_heads=kv_heads(config),
+        head_size=head_size(config),
         ffn_size=positive_int(config, "intermediate_size"),
         vocabulary=positive_int(config, "vocab_size"),
         context=positive_int(config, "max_position_embeddings"),
@@ -117,29 +121,3 @@ def _unsupported(config: Json, family: Family) -> Iterator[tuple[str, str, str]]
         yield "layer_types", f"{everything}: every layer is full_attention", "choose another model"
     if config.get("per_layer_config") is not None:
         yield "per_layer_config", "all layers are alike", "choose another model"
-
-
-def _kv_heads(config: Json) -> int:
-    heads = positive_int(config, "num_attention_heads")
-    if config.get("num_key_value_heads") is None:
-        return heads
-    kv_heads = positive_int(config, "num_key_value_heads")
-    if heads % kv_heads != 0:
-        rule = f"num_key_value_heads divides num_attention_heads = {heads}"
-        raise refused("num_key_value_heads", kv_heads, rule, "restore config.json")
-    return kv_heads
-
-
-def _head_size(config: Json) -> int:
-    heads, hidden_size = positive_int(config, "num_attention_heads"), positive_int(config, "hidden_size")
-    if config.get("head_dim") is not None:
-        size = positive_int(config, "head_dim")
-    elif hidden_size % heads == 0:
-        size = hidden_size // heads
-    else:
-        rule = f"num_attention_heads = {heads} divides hidden_size, where head_dim does not say otherwise"
-        raise refused("hidden_size", hidden_size, rule, "restore config.json")
-    if size % 2 != 0:
-        key = "head_dim" if config.get("head_dim") is not None else "hidden_size / num_attention_heads"
-        raise refused(key, size, "the size of a head is even: rotary embeddings pair its halves", "restore config.json")
-    return size

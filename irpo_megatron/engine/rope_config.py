@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from irpo_megatron.artifacts import Json
-from irpo_megatron.engine.config_values import positive_int, positive_number, refused
 from irpo_megatron.errors import UserError
+from irpo_megatron.model_config import positive_int, positive_number, refused
 
 _DEFAULT_BASE = 10000.0
 _EITHER = {"rope_type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}

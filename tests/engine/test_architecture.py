@@ -10,6 +10,7 @@ from transformers import CONFIG_MAPPING
 
 from irpo_megatron.engine.architecture import FAMILIES, read_architecture
 from irpo_megatron.errors import UserError
+from irpo_megatron.model_config import DEFAULTS
 from irpo_megatron.model_folder import ARCHITECTURES
 
 # Published config.json files, without what says nothing about the computation.
@@ -149,13 +150,13 @@ def test_mistral_qwen_2_5_and_qwen_3() -> None:
 
 
 def test_folders_and_the_engine_know_the_same_families() -> None:
-    assert set(ARCHITECTURES.values()) == set(FAMILIES)
+    assert set(ARCHITECTURES.values()) == set(FAMILIES) == set(DEFAULTS)
 
 
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_a_missing_key_means_what_it_means_to_transformers(model_type: str) -> None:
     theirs = CONFIG_MAPPING[model_type]()
-    for key, value in FAMILIES[model_type].defaults.items():
+    for key, value in DEFAULTS[model_type].items():
         assert getattr(theirs, key) == value, key
     needed = ("hidden_size", "intermediate_size", "max_position_embeddings", "num_hidden_layers", "vocab_size")
     # Where the window is a number by default, the context is held within it.
