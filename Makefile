@@ -31,7 +31,7 @@ check: $(VENV)/.installed base-install ## linters, types, import rules; the base
 
 unit: $(VENV)/.installed ## tests with coverage
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/coverage run -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report
 

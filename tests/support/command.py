@@ -21,20 +21,25 @@ class Finished:
     errors: str
 
 
-def start_irpo(*arguments: str | Path) -> subprocess.Popen[str]:
-    """Start the command."""
+def start_irpo(*arguments: str | Path, traced: bool = True) -> subprocess.Popen[str]:
+    """Start the command.
+
+    Args:
+        traced: False leaves its stages out of the coverage, whose tracing is a quarter of their time.
+    """
+    untraced = () if traced else ("COVERAGE_PROCESS_CONFIG",)
     return subprocess.Popen(
         [sys.executable, "-m", "irpo_megatron.cli", *map(str, arguments)],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "COLUMNS": "200"},
+        env={name: value for name, value in os.environ.items() if name not in untraced} | {"COLUMNS": "200"},
     )
 
 
-def irpo(*arguments: str | Path) -> Finished:
+def irpo(*arguments: str | Path, traced: bool = True) -> Finished:
     """Run the command to its end."""
-    process = start_irpo(*arguments)
+    process = start_irpo(*arguments, traced=traced)
     output, errors = process.communicate(timeout=900)
     return Finished(process.returncode, output, errors)
