@@ -297,6 +297,7 @@ RESULT_NEUTRAL = frozenset(
         "runs",
         "iterations",
         "generation.python",
+        "generation.transformers.kv_cache_mib",
         "generation.tensorrt_llm.tensor_parallel",
         "generation.tensorrt_llm.pipeline_parallel",
         "generation.tensorrt_llm.max_num_tokens",

@@ -10,6 +10,15 @@ from pydantic import Field
 from irpo_megatron.config_section import Float, NonNegativeInt, PositiveFloat, PositiveInt, Section, Share
 
 
+class TransformersConfig(Section):
+    """This package's decoding loop around a transformers model, on the CPU or on one GPU."""
+
+    dtype: Literal["fp32", "bf16"] = "fp32"
+    """Numbers that it computes with; in `bf16` samples depend on which others are decoded beside them."""
+    kv_cache_mib: PositiveInt = 2048
+    """MiB for keys and values; fewer samples are decoded at once where they would need more."""
+
+
 class TensorRTLLMConfig(Section):
     """TensorRT-LLM 1.2, its LLM API (CUDA only, in an environment of its own)."""
 
@@ -61,6 +70,8 @@ class GenerationConfig(Section):
     """The engine that samples."""
     python: Path | None = None
     """Interpreter of the stages that sample, in an environment of its own; null is the one that runs `irpo`."""
+    transformers: TransformersConfig = TransformersConfig()
+    """Backend `transformers`: how it computes."""
     tensorrt_llm: TensorRTLLMConfig | None = None
     """Backend `tensorrt_llm`: how that engine runs."""
     openai: OpenAIConfig | None = None

@@ -23,4 +23,4 @@ def load_generator(settings: GenerationConfig, model_folder: Path) -> Generator:
         return TensorRTLLMGenerator(model_folder, settings)
     if settings.backend == "openai":
         return OpenAIGenerator(model_folder, settings)
-    return TransformersGenerator(model_folder, batch_size=settings.batch_size)
+    return TransformersGenerator(model_folder, batch_size=settings.batch_size, settings=settings.transformers)

@@ -10,7 +10,7 @@ import sys
 
 import irpo_megatron
 
-HEAVY_ROOMS = ("engine", "losses", "training", "conversion")
+HEAVY_ROOMS = ("engine", "losses", "training", "conversion", "generation.decoding")
 ENGINES = ("torch", "megatron", "transformers", "tensorrt_llm", "matplotlib", "jinja2", "datasets", "math_verify")
 
 
@@ -22,7 +22,7 @@ def main() -> int:
     modules = [
         module.name
         for module in pkgutil.walk_packages(irpo_megatron.__path__, "irpo_megatron.", onerror=lambda name: None)
-        if module.name.split(".")[1] not in HEAVY_ROOMS
+        if not module.name.removeprefix("irpo_megatron.").startswith(HEAVY_ROOMS)
     ]
     for name in modules:
         importlib.import_module(name)

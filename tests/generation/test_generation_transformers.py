@@ -5,17 +5,20 @@ from __future__ import annotations
 import json
 import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
-from support.tiny_model import CHARACTERS, make_llama
+from support.tiny_model import CHARACTERS, make_llama, make_model
+from torch import Tensor
 
-from irpo_megatron.config_generation import GenerationConfig
+from irpo_megatron.config_generation import GenerationConfig, TransformersConfig
 from irpo_megatron.errors import UserError
-from irpo_megatron.generation import load_generator, sampling
+from irpo_megatron.generation import load_generator
+from irpo_megatron.generation.decoding.layers import Layers
+from irpo_megatron.generation.decoding.sampling import logit_error
 from irpo_megatron.generation.protocol import Completion, SampleRequest, SamplingSettings
 from irpo_megatron.generation.transformers import TransformersGenerator
 from irpo_megatron.tokenizer import Tokenizer
@@ -34,7 +37,7 @@ def one_thread() -> None:
 
 
 def load(folder: Path, *, batch_size: int = 64) -> TransformersGenerator:
-    return TransformersGenerator(folder, batch_size=batch_size)
+    return TransformersGenerator(folder, batch_size=batch_size, settings=TransformersConfig())
 
 
 def complete(
@@ -82,22 +85,22 @@ def complete_slowly(
 
 
 class ForwardLog:
-    """What the model is asked to compute: the shape [rows, tokens] of each forward pass with a cache."""
+    """What the model is asked to compute: [prompts, tokens] of each pass over prompts, and the rows of each step."""
 
-    def __init__(self, model: Any) -> None:
-        self.prefills: list[tuple[int, int]] = []
+    def __init__(self, generator: TransformersGenerator, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.prefills: list[tuple[int, ...]] = []
         self.steps: list[int] = []
-        model.register_forward_pre_hook(self._note, with_kwargs=True)
+        generator.model.base_model.register_forward_pre_hook(self._note, with_kwargs=True)
+        logits = Layers.logits
+
+        def noting(layers: Layers, tokens: Tensor, positions: Tensor, attend: Any) -> Tensor:
+            self.steps.append(len(tokens))
+            return logits(layers, tokens, positions, attend)
+
+        monkeypatch.setattr(Layers, "logits", noting)
 
     def _note(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        if kwargs["use_cache"]:
-            rows, tokens = kwargs["input_ids"].shape
-            if kwargs.get("past_key_values") is None:
-                self.prefills.append((rows, tokens))
-            else:
-                assert tokens == 1
-                self.steps.append(rows)
-        assert kwargs["logits_to_keep"] == 1
+        self.prefills.append(tuple(kwargs["input_ids"].shape))
 
 
 @ALL_SETTINGS
@@ -136,27 +139,28 @@ def test_the_order_of_the_requests_changes_nothing(model_folder: Path, make_requ
 def test_float_errors_of_a_batch_change_nothing(
     model_folder: Path, make_requests: MakeRequests, settings: SamplingSettings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Errors of up to 2 % of the largest logit, far more than any real ones, in all logits but the canonical ones."""
+    """Errors of up to 2 % of the largest logit, far more than any real ones, in all logits but the exact ones."""
     requests = make_requests()
     expected = complete(load(model_folder), requests, settings)
 
     generator = load(model_folder)
     noise = torch.Generator().manual_seed(0)
-    errors = 0
+    logits = Layers.logits
+    steps = 0
 
-    def disturb(model: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
-        nonlocal errors
-        if kwargs["use_cache"]:
-            errors += 1
-            bound = sampling.logit_error(output.logits[:, -1])[:, None, None] * 0.9
-            output.logits = output.logits + (bound * (torch.rand(output.logits.shape, generator=noise) * 2 - 1)).float()
+    def disturbed(layers: Layers, tokens: Tensor, positions: Tensor, attend: Any) -> Tensor:
+        nonlocal steps
+        steps += 1
+        right = logits(layers, tokens, positions, attend)
+        bound = logit_error(right, 0.02 * 2**23)[:, None] * 0.9
+        return right + (bound * (torch.rand(right.shape, generator=noise) * 2 - 1)).float()
 
-    generator.model.register_forward_hook(disturb, with_kwargs=True)
-    monkeypatch.setattr(sampling, "_ERROR_UNITS", 0.02 * 2**23)
+    monkeypatch.setattr(Layers, "logits", disturbed)
+    monkeypatch.setattr(generator._engine.exact, "units", 0.02 * 2**23)
     assert complete(generator, requests, settings) == expected
-    assert errors > 20
+    assert steps > 20
 
-    monkeypatch.setattr(generator, "_canonical_logits", lambda sequence: torch.zeros(1, 29))
+    monkeypatch.setattr(generator._engine.exact, "units", 0.0)
     assert complete(generator, requests, settings) != expected
 
 
@@ -168,21 +172,69 @@ def test_a_seed_decides_a_sample(model_folder: Path, make_requests: MakeRequests
     assert len({first.ids, second.ids, last.ids}) == 3
 
 
-def test_a_prompt_is_prefilled_once_for_all_its_samples(model_folder: Path, make_requests: MakeRequests) -> None:
+def test_a_prompt_is_computed_once_for_all_its_samples(
+    model_folder: Path, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = load(model_folder, batch_size=20)
-    log = ForwardLog(generator.model)
+    log = ForwardLog(generator, monkeypatch)
     complete(generator, make_requests(("what is it", "a", "zz", "the", "of"), samples=10), SAMPLED)
-    assert log.prefills == [(2, 2), (2, 3), (1, 10)]
+    # All tokens but the last, which is each sample's first step: "a" has no other.
+    assert log.prefills[0] == (1, 9)
+    assert sum(prompts for prompts, _ in log.prefills) == 4
+    assert {tokens for _, tokens in log.prefills[1:]} <= {1, 2}
 
 
-def test_a_finished_sample_leaves_the_batch(model_folder: Path, make_requests: MakeRequests) -> None:
-    generator = load(model_folder)
-    log = ForwardLog(generator.model)
+def test_a_finished_sample_makes_room_at_once(
+    model_folder: Path, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    generator = load(model_folder, batch_size=8)
+    log = ForwardLog(generator, monkeypatch)
     completions = complete(generator, make_requests(), SAMPLED)
-    # The first token comes from the prefill, and the last one is not fed.
-    assert sum(log.steps) == sum(len(completion.ids) - 1 for completion in completions)
-    assert log.steps == sorted(log.steps, reverse=True)
-    assert log.steps[0] > log.steps[-1]
+    # Every step gives one token to each row, and some are taken back: the rows are full until no sample is waiting.
+    tokens = sum(len(completion.ids) for completion in completions)
+    assert tokens <= sum(log.steps) < 1.01 * tokens
+    last_full = max(step for step, rows in enumerate(log.steps) if rows == 8)
+    assert set(log.steps[:last_full]) == {8}
+    assert len(log.steps) - last_full <= SAMPLED.max_tokens
+
+
+def test_requests_are_pulled_as_there_is_room(model_folder: Path, make_requests: MakeRequests) -> None:
+    pulled = 0
+
+    def pull() -> Iterator[SampleRequest]:
+        nonlocal pulled
+        for request in make_requests():
+            pulled += 1
+            yield request
+
+    completions = load(model_folder, batch_size=4).generate(pull(), SAMPLED)
+    for done in range(1, 30):
+        next(completions)
+        assert pulled <= done + 4
+
+
+@pytest.mark.parametrize(("mib", "rows"), [(2, 2), (4, 4)])
+def test_keys_and_values_stay_within_their_memory(
+    tmp_path: Path, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch, mib: int, rows: int
+) -> None:
+    folder = make_llama(tmp_path / "wide", num_hidden_layers=8, num_key_value_heads=4, head_dim=64)
+    settings = SamplingSettings(temperature=1.5, top_p=1.0, max_tokens=40)
+    generator = TransformersGenerator(folder, batch_size=64, settings=TransformersConfig(kv_cache_mib=mib))
+    log = ForwardLog(generator, monkeypatch)
+    requests = make_requests()
+    narrow = complete(generator, requests, settings)
+    # A page is 8 layers x 4 heads x 32 tokens x (key + value) x 64 x 4 bytes, which is 512 KiB. A sample needs two, and
+    # its prompt one, or none where that is a single token.
+    assert max(log.steps) == rows
+    assert narrow == complete(load(folder), requests, settings)
+
+
+def test_a_sample_that_does_not_fit_the_memory_is_refused(tmp_path: Path, make_requests: MakeRequests) -> None:
+    folder = make_llama(tmp_path / "wide", num_hidden_layers=8, num_key_value_heads=4, head_dim=64)
+    generator = TransformersGenerator(folder, batch_size=64, settings=TransformersConfig(kv_cache_mib=1))
+    settings = SamplingSettings(temperature=1.5, top_p=1.0, max_tokens=64)
+    with pytest.raises(UserError, match=r"prompt of 10 tokens needs 2 MiB.*kv_cache_mib = 1\n.*\n.*to 2 or more"):
+        next(generator.generate(make_requests(("what is it",)), settings))
 
 
 def test_any_end_token_ends_a_completion(model_folder: Path, make_requests: MakeRequests) -> None:
@@ -326,13 +378,74 @@ def test_a_folder_without_a_tokenizer_is_refused(tmp_path: Path) -> None:
         load(tmp_path)
 
 
-def test_load_generator_takes_the_configured_backend(model_folder: Path, make_requests: MakeRequests) -> None:
+def test_load_generator_takes_the_configured_backend(
+    model_folder: Path, make_requests: MakeRequests, monkeypatch: pytest.MonkeyPatch
+) -> None:
     generator = load_generator(GenerationConfig(batch_size=2), model_folder)
     assert isinstance(generator, TransformersGenerator)
-    log = ForwardLog(generator.model)
+    log = ForwardLog(generator, monkeypatch)
     complete(generator, make_requests(("a", "b"), samples=2), GREEDY)
     assert max(log.steps) == 2
 
 
 def test_the_vocabulary_of_the_tests_is_that_of_the_model(model_folder: Path) -> None:
     assert Tokenizer(model_folder).vocabulary_size == 2 + len(CHARACTERS)
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_tokens_follow_the_exact_probabilities(
+    model_folder: Path, make_requests: MakeRequests, dtype: Literal["fp32", "bf16"]
+) -> None:
+    """Chi-square of the first tokens of 6,000 samples, and of the second ones after the most frequent first."""
+    generator = TransformersGenerator(model_folder, batch_size=512, settings=TransformersConfig(dtype=dtype))
+    settings = SamplingSettings(temperature=1.5, top_p=1.0, max_tokens=2)
+    completions = complete(generator, make_requests(("the fox",), samples=6000), settings)
+    prompt_ids = make_requests(("the fox",), samples=1)[0].prompt_ids
+    firsts = [completion.ids[0] for completion in completions]
+    favourite = max(
+        set(firsts).difference(Tokenizer(model_folder).eos_ids), key=lambda token: (firsts.count(token), token)
+    )
+    seconds = [completion.ids[1] for completion in completions if completion.ids[0] == favourite]
+    assert len(seconds) > 300
+    for sequence, drawn in ((prompt_ids, firsts), ((*prompt_ids, favourite), seconds)):
+        with torch.no_grad():
+            logits = generator.model(torch.tensor([sequence])).logits[0, -1].double()
+        statistic, classes = chi_square(drawn, (logits / 1.5).softmax(dim=-1).tolist())
+        # The 0.9999 quantile of chi-square, by Wilson and Hilferty's approximation.
+        freedom = classes - 1
+        assert statistic < freedom * (1 - 2 / (9 * freedom) + 3.719 * math.sqrt(2 / (9 * freedom))) ** 3
+
+
+def chi_square(drawn: list[int], probabilities: list[float]) -> tuple[float, int]:
+    """The statistic and the number of classes; tokens that few draws are expected of make one class together."""
+    expected = [len(drawn) * probability for probability in probabilities]
+    rare = [token for token, count in enumerate(expected) if count < 8]
+    groups = [[token] for token in range(len(expected)) if token not in rare] + ([rare] if rare else [])
+    pairs = [(sum(map(drawn.count, group)), sum(expected[token] for token in group)) for group in groups]
+    return sum((seen - count) ** 2 / count for seen, count in pairs), len(groups)
+
+
+def test_in_bf16_a_model_takes_half_the_memory_and_the_prompt_decides(
+    model_folder: Path, make_requests: MakeRequests
+) -> None:
+    generator = TransformersGenerator(model_folder, batch_size=8, settings=TransformersConfig(dtype="bf16"))
+    assert {parameter.dtype for parameter in generator.model.parameters()} == {torch.bfloat16}
+    requests = make_requests(samples=2)
+    completions = complete(generator, requests, SAMPLED)
+    assert completions == complete(generator, requests, SAMPLED)
+
+
+def test_a_sliding_window_is_refused(tmp_path: Path) -> None:
+    folder = make_model(tmp_path / "mistral", "mistral", sliding_window=64)
+    with pytest.raises(UserError, match=r"sliding_window = 64\n.*128\n.*max_position_embeddings to 64"):
+        load(folder)
+
+
+def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
+    from transformers import GPT2Config, GPT2LMHeadModel
+
+    folder = make_llama(tmp_path / "gpt2", num_hidden_layers=1)
+    (folder / "model.safetensors").unlink()
+    GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=29)).save_pretrained(folder)
+    with pytest.raises(UserError, match=r"model_type = 'gpt2'\n.*llama, mistral, qwen2, qwen3"):
+        load(folder)

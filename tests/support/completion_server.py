@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from irpo_megatron.config_generation import TransformersConfig
 from irpo_megatron.generation.protocol import Completion, SampleRequest, SamplingSettings
 from irpo_megatron.generation.transformers import TransformersGenerator
 
@@ -30,7 +31,7 @@ class CompletionServer(ThreadingHTTPServer):
     def __init__(self, folder: Path) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.folder = folder
-        self.generator = TransformersGenerator(folder, batch_size=1)
+        self.generator = TransformersGenerator(folder, batch_size=1, settings=TransformersConfig())
         self.model = threading.Lock()
         self.counts = threading.Lock()
         self.faults: list[int | str] = []

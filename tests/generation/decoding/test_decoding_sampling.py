@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irpo_megatron.generation.sampling import greedy, logit_error, nucleus, sample, uniform
+from irpo_megatron.generation.decoding.sampling import greedy, logit_error, nucleus, sample, uniform
 
 # splitmix64 with the seed 1234567: the outputs that its reference implementation prints.
 SPLITMIX64 = (
@@ -20,6 +20,7 @@ SPLITMIX64 = (
     4593380528125082431,
     16408922859458223821,
 )
+UNITS = 512.0
 LOGITS = (1.5, -0.5, 0.0, 2.0, -3.0, 0.5)
 # Quantile 0.999 of chi-square by degrees of freedom.
 CHI_SQUARE_LIMIT = {3: 16.27, 5: 20.52, 19: 43.82}
@@ -50,19 +51,21 @@ def smallest_set(logits: Sequence[float], probabilities: list[float], top_p: flo
 
 def draws(logits: tuple[float, ...], count: int, *, temperature: float, top_p: float = 1.0) -> list[int]:
     """`count` draws, each with a seed of its own."""
-    uniforms = uniform(torch.arange(count) * 7919 + 11, 3)
+    uniforms = uniform(torch.arange(count) * 7919 + 11, torch.full((count,), 3))
     rows = torch.tensor(logits).expand(count, -1)
-    return sample(rows, uniforms, temperature=temperature, top_p=top_p)[0].tolist()
+    return sample(rows, uniforms, temperature=temperature, top_p=top_p, units=UNITS)[0].tolist()
 
 
 def test_uniform_is_splitmix64() -> None:
     seed = torch.tensor([1234567])
-    assert [uniform(seed, position).item() for position in range(5)] == [(x >> 11) * 2.0**-53 for x in SPLITMIX64]
+    assert [uniform(seed, torch.tensor([position])).item() for position in range(5)] == [
+        (x >> 11) * 2.0**-53 for x in SPLITMIX64
+    ]
 
 
 def test_uniform_is_uniform_over_positions_and_over_seeds() -> None:
-    one_seed = torch.cat([uniform(torch.tensor([2**62 + 5]), position) for position in range(4000)])
-    one_position = uniform(torch.arange(4000), 0)
+    one_seed = uniform(torch.tensor([2**62 + 5]), torch.arange(4000))
+    one_position = uniform(torch.arange(4000), torch.tensor([0]))
     for numbers in (one_seed, one_position):
         counts = torch.histc(numbers, bins=20, min=0, max=1).int().tolist()
         assert chi_square(counts, [1 / 20] * 20) < CHI_SQUARE_LIMIT[19]
@@ -89,17 +92,17 @@ def test_draws_follow_the_softmax_within_the_nucleus() -> None:
 def test_tokens_lie_on_the_unit_interval_in_the_order_of_their_ids() -> None:
     logits = torch.tensor([0.25, 0.5, 0.25]).log().expand(4, -1)
     uniforms = torch.tensor([0.0, 0.26, 0.74, 0.9], dtype=torch.float64)
-    assert sample(logits, uniforms, temperature=1.0, top_p=1.0)[0].tolist() == [0, 1, 1, 2]
+    assert sample(logits, uniforms, temperature=1.0, top_p=1.0, units=UNITS)[0].tolist() == [0, 1, 1, 2]
 
 
 def test_the_largest_uniform_stays_inside_the_nucleus() -> None:
     logits = torch.tensor([[3.0, 2.0, -9.0, -9.0]])
     largest = torch.tensor([1 - 2.0**-53], dtype=torch.float64)
-    assert sample(logits, largest, temperature=1.0, top_p=0.99)[0].tolist() == [1]
+    assert sample(logits, largest, temperature=1.0, top_p=0.99, units=UNITS)[0].tolist() == [1]
 
 
 def test_greedy_takes_the_lowest_of_equal_tokens_and_calls_it_uncertain() -> None:
-    tokens, certain = greedy(torch.tensor([[0.0, 2.0, 2.0], [0.0, 1.0, 2.0], [2.0, 2.0 - 1e-6, 0.0]]))
+    tokens, certain = greedy(torch.tensor([[0.0, 2.0, 2.0], [0.0, 1.0, 2.0], [2.0, 2.0 - 1e-6, 0.0]]), units=UNITS)
     assert tokens.tolist() == [1, 2, 0]
     assert certain.tolist() == [False, True, False]
 
@@ -108,15 +111,15 @@ def test_greedy_takes_the_lowest_of_equal_tokens_and_calls_it_uncertain() -> Non
 def test_no_choice_from_broken_logits_is_certain(broken: float) -> None:
     logits = torch.tensor([[0.0, broken, 1.0], [0.0, 5.0, 1.0]])
     uniforms = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    assert greedy(logits)[1].tolist() == [False, True]
-    assert sample(logits, uniforms, temperature=1.0, top_p=1.0)[1].tolist() == [False, True]
-    assert sample(logits, uniforms, temperature=1.0, top_p=0.9)[1].tolist() == [False, True]
+    assert greedy(logits, units=UNITS)[1].tolist() == [False, True]
+    assert sample(logits, uniforms, temperature=1.0, top_p=1.0, units=UNITS)[1].tolist() == [False, True]
+    assert sample(logits, uniforms, temperature=1.0, top_p=0.9, units=UNITS)[1].tolist() == [False, True]
 
 
 def test_a_peaked_distribution_is_certain_almost_to_its_ends() -> None:
     logits = torch.tensor([[0.0, 20.0, 0.0]]).expand(3, -1)
     uniforms = torch.tensor([1e-6, 0.5, 1 - 1e-6], dtype=torch.float64)
-    assert sample(logits, uniforms, temperature=1.0, top_p=1.0)[1].all()
+    assert sample(logits, uniforms, temperature=1.0, top_p=1.0, units=UNITS)[1].all()
 
 
 logit_rows = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=12)
@@ -170,13 +173,13 @@ def test_a_certain_choice_survives_any_error_within_the_bound(
     row: list[float], signs: list[float], boundary: int, offset: float, top_p: float, temperature: float
 ) -> None:
     logits = torch.tensor([row])
-    error = logit_error(logits)
+    error = logit_error(logits, UNITS)
     # float64, so that the error is not rounded away; a little inside the bound, which is that of the first logits.
     moved = logits.double() + 0.999 * error * torch.tensor(signs[: len(row)]).double()
 
-    token, certain = greedy(logits)
+    token, certain = greedy(logits, units=UNITS)
     if certain.item():
-        assert greedy(moved)[0].item() == token.item()
+        assert greedy(moved, units=UNITS)[0].item() == token.item()
 
     # A uniform number beside a boundary of the CDF, at a distance of the order of the margin or anywhere.
     scaled = logits.double() / temperature
@@ -186,14 +189,16 @@ def test_a_certain_choice_survives_any_error_within_the_bound(
     cumulative = weights[0].cumsum(0) / weights.sum()
     beside = cumulative[boundary % len(row)] + offset * error / temperature
     for uniforms in (beside.clamp(0, 1 - 2.0**-53), torch.tensor([abs(offset) / 3.001], dtype=torch.float64)):
-        token, certain = sample(logits, uniforms, temperature=temperature, top_p=top_p)
+        token, certain = sample(logits, uniforms, temperature=temperature, top_p=top_p, units=UNITS)
         if certain.item():
-            assert sample(moved, uniforms, temperature=temperature, top_p=top_p)[0].item() == token.item()
+            assert sample(moved, uniforms, temperature=temperature, top_p=top_p, units=UNITS)[0].item() == token.item()
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_the_error_bound_is_tight_enough_to_be_cheap(top_p: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(5000, 30, generator=generator) * 3
-    _, certain = sample(logits, uniform(torch.arange(5000), 0), temperature=1.0, top_p=top_p)
+    _, certain = sample(
+        logits, uniform(torch.arange(5000), torch.tensor([0])), temperature=1.0, top_p=top_p, units=UNITS
+    )
     assert certain.double().mean() > 0.97

@@ -2,41 +2,37 @@
 
 The logits of one row differ in their last bits with the shape of the batch that they were computed in. So each choice
 comes with a verdict on whether it is *certain*: the same for every logits within `logit_error` of the given ones. An
-uncertain choice is made again by the caller from logits computed in one canonical shape. Both routes then lead to the
-choice that the canonical logits would have made, and the token no longer depends on the batch.
+uncertain choice is made again, from exact logits (see `exact`). Both routes then lead to the choice that exact logits
+would have made, and the token no longer depends on the batch.
 
 Shapes: B rows, V token ids.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import torch
+from torch import Tensor
 
-if TYPE_CHECKING:
-    from torch import Tensor
-
-# Batched, padded and cached logits were found within 160 units of (machine epsilon x largest logit) of the canonical
-# ones, for models chosen to be chaotic (16 layers of random weights with a standard deviation of 0.1); usual models
-# stay below 30. An uncertain choice costs a forward pass of one row: at this bound one to four tokens in a thousand.
-_ERROR_UNITS = 512.0
+from irpo_megatron.generation.protocol import SamplingSettings
 
 # Rounding of the float64 sums over a vocabulary, far below any error of float32 logits.
 _SUM_ERROR = 1e-12
 
 
-def uniform(seeds: Tensor, position: int) -> Tensor:
-    """The uniform number in [0, 1) that decides token `position` (0 is the first) of each sample.
+def uniform(seeds: Tensor, positions: Tensor) -> Tensor:
+    """The uniform number in [0, 1) that decides one token of each sample.
 
-    It is the splitmix64 generator started at the sample's seed and read at `position`: a counter-based generator, so
+    It is the splitmix64 generator started at the sample's seed and read at a position: a counter-based generator, so
     a number can be had without those before it. int64 wraps around as the algorithm's uint64 does.
 
     Args:
         seeds: [B], int64.
+        positions: [B], int64: 0 is the first token of a sample.
 
     Returns:
         [B], float64, with 53 random bits.
     """
-    state = seeds + _signed((position + 1) * 0x9E3779B97F4A7C15)
+    state = seeds + (positions + 1) * _signed(0x9E3779B97F4A7C15)
     state = (state ^ _shift_right(state, 30)) * _signed(0xBF58476D1CE4E5B9)
     state = (state ^ _shift_right(state, 27)) * _signed(0x94D049BB133111EB)
     state = state ^ _shift_right(state, 31)
@@ -53,15 +49,17 @@ def _shift_right(bits: Tensor, by: int) -> Tensor:
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
-def logit_error(logits: Tensor) -> Tensor:
-    """Bound on how far a row's logits lie from those computed in another shape of batch: [B, V] -> [B], float64."""
-    import torch
+def logit_error(logits: Tensor, units: float) -> Tensor:
+    """How far a row's logits may lie from the exact ones: [B, V] -> [B], float64.
 
+    Args:
+        units: The bound, in machine epsilons of the row's largest logit (of 1 where all are smaller).
+    """
     largest = logits.abs().amax(dim=-1).double().clamp(min=1.0)
-    return largest * (_ERROR_UNITS * torch.finfo(logits.dtype).eps)
+    return largest * (units * torch.finfo(logits.dtype).eps)
 
 
-def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
+def greedy(logits: Tensor, *, units: float) -> tuple[Tensor, Tensor]:
     """The most probable token, the lowest id among equals.
 
     Args:
@@ -73,11 +71,13 @@ def greedy(logits: Tensor) -> tuple[Tensor, Tensor]:
     best = logits.amax(dim=-1, keepdim=True)
     tokens = (logits == best).int().argmax(dim=-1)
     # Counting the tokens in reach, itself included, treats ties and NaN (none in reach) alike: not exactly one.
-    in_reach = logits.double() >= best.double() - 2 * logit_error(logits).unsqueeze(-1)
+    in_reach = logits.double() >= best.double() - 2 * logit_error(logits, units).unsqueeze(-1)
     return tokens, in_reach.sum(dim=-1) == 1
 
 
-def sample(logits: Tensor, uniforms: Tensor, *, temperature: float, top_p: float) -> tuple[Tensor, Tensor]:
+def sample(
+    logits: Tensor, uniforms: Tensor, *, temperature: float, top_p: float, units: float
+) -> tuple[Tensor, Tensor]:
     """Inverse-CDF sampling over token ids in ascending order.
 
     A perturbation of at most e in every logit multiplies the odds of any set of tokens by at most exp(2 e / T). So it
@@ -88,14 +88,13 @@ def sample(logits: Tensor, uniforms: Tensor, *, temperature: float, top_p: float
         uniforms: [B], float64, in [0, 1).
         temperature: Above 0.
         top_p: In (0, 1]; see `nucleus`.
+        units: See `logit_error`.
 
     Returns:
         Token ids [B], int64, and whether each is certain [B], bool: False also where the logits are not finite.
     """
-    import torch
-
     scaled = logits.double() / temperature
-    error = logit_error(logits) / temperature
+    error = logit_error(logits, units) / temperature
     weights = scaled.softmax(dim=-1)
     margin = uniforms * (1 - uniforms) * torch.expm1(2 * error) + _SUM_ERROR
     if top_p < 1:
@@ -128,8 +127,6 @@ def nucleus(scaled: Tensor, probabilities: Tensor, error: Tensor, top_p: float) 
         The set [B, V], bool, and the probability [B] of the tokens that an error within the bound could move across
         its edge.
     """
-    import torch
-
     ordered, ids = scaled.sort(dim=-1, descending=True, stable=True)
     cumulative = probabilities.gather(-1, ids).cumsum(dim=-1)
     size = (cumulative < top_p).sum(dim=-1, keepdim=True) + 1
@@ -147,3 +144,22 @@ def nucleus(scaled: Tensor, probabilities: Tensor, error: Tensor, top_p: float) 
     # A token alone in there is the edge itself, with nothing to change places with.
     doubtful = torch.where(between.sum(dim=-1) > 1, (probabilities * between).sum(dim=-1), 0.0)
     return kept, doubtful
+
+
+def choose(logits: Tensor, uniforms: Tensor, settings: SamplingSettings, *, units: float) -> tuple[Tensor, Tensor]:
+    """Token ids [B] and whether each is certain [B], by the settings' temperature and nucleus."""
+    if settings.temperature == 0:
+        return greedy(logits, units=units)
+    return sample(logits, uniforms, temperature=settings.temperature, top_p=settings.top_p, units=units)
+
+
+def error_units(logits: Tensor, exact: Tensor) -> float:
+    """The largest error of some logits, in the units of `logit_error`.
+
+    Args:
+        logits: [..., V].
+        exact: The same, float64.
+    """
+    largest = logits.abs().amax(dim=-1).double().clamp(min=1.0)
+    errors = (logits.double() - exact).abs().amax(dim=-1) / largest
+    return float(errors.max()) / torch.finfo(logits.dtype).eps
