@@ -40,9 +40,9 @@ THREADS, SAMPLES, PROMPT_TOKENS, VOCABULARY = 2, 16, 48, 1024
 LONGEST = {"even": 64, "random": 128}
 # So many of the vocabulary's tokens end a completion; the weights are random, so all tokens are about equally probable.
 END_TOKENS = {"even": 0, "random": VOCABULARY // 64}
-GENERATE_PROMPTS = (2, 4, 8, 16, 32)
+GENERATE_PROMPTS = (4, 8, 16, 32)
 ROWS = 256
-PROMPTS = 48
+PROMPTS = 32
 SHAPES = {
     "4M": RandomModel(
         tokenizer=RandomTokenizer(kind="characters"),
