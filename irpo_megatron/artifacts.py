@@ -16,6 +16,7 @@ import os
 import shutil
 import threading
 import time
+import uuid
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -28,6 +29,8 @@ MANIFEST = "manifest.json"
 PLAN = "plan.json"
 PROGRESS = "progress.json"
 SECONDS = "seconds.json"
+CLAIMS = "claims"
+"""What the workers of a stage that samples tell each other (`irpo_megatron.claims`)."""
 _PRUNED = "pruned"
 _SCAFFOLDING = (MANIFEST, PLAN, PROGRESS, SECONDS)
 _LEFTOVER = ".*.tmp"
@@ -116,8 +119,9 @@ def open_stage(directory: Path, plan: Plan, *, redo: bool = False, remedy: str =
 def commit_stage(directory: Path) -> None:
     """Turn the partial directory into `directory`: hash its files, write the manifest last, rename."""
     partial = partial_directory(directory)
+    shutil.rmtree(partial / CLAIMS, ignore_errors=True)  # a worker that should have ended long ago may write there yet
     for leftover in partial.rglob(_LEFTOVER):
-        leftover.unlink()  # of a writer that was killed
+        leftover.unlink(missing_ok=True)  # of a writer that was killed
     scaffolding = {partial / name for name in _SCAFFOLDING} | set(partial.rglob(_REMEMBERED.format("*")))
     outputs = {
         str(path.relative_to(partial)): {
@@ -125,7 +129,7 @@ def commit_stage(directory: Path) -> None:
             "sha256": remembered_digest(path) or file_digest(path),
         }
         for path in sorted(partial.rglob("*"))
-        if path.is_file() and path not in scaffolding
+        if path.is_file() and path not in scaffolding and partial / CLAIMS not in path.parents
     }
     plan = read_json(partial / PLAN)
     write_json(partial / MANIFEST, {**plan, "outputs": outputs, "seconds": round(seconds_so_far(partial), 3)})
@@ -133,6 +137,7 @@ def commit_stage(directory: Path) -> None:
     # Only now: a stage killed before the rename still finds its plan, and commits again.
     for name in (PLAN, PROGRESS, SECONDS):
         (directory / name).unlink(missing_ok=True)
+    shutil.rmtree(directory / CLAIMS, ignore_errors=True)
     for path in directory.rglob(_REMEMBERED.format("*")):
         path.unlink()
 
@@ -293,6 +298,43 @@ def write_json(path: Path, value: Json) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     os.replace(temporary, path)
+
+
+def create_json(path: Path, value: Json) -> bool:
+    """Write a JSON object whole, unless the file is there; of several processes that try, one succeeds.
+
+    Returns:
+        Whether it was this one.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    return publish(temporary, path)
+
+
+def publish(temporary: Path, path: Path) -> bool:
+    """Give a finished file its name, unless another process has given that name to another: nothing is replaced.
+
+    Returns:
+        Whether it is this file that has the name now.
+
+    Raises:
+        UserError: the file system knows no hard links.
+    """
+    try:
+        with contextlib.suppress(FileExistsError):
+            os.link(temporary, path)
+        # Looked at in any case: a network file system that repeats a request reports its own success as a failure.
+        return os.path.samefile(temporary, path)
+    except OSError as error:
+        if error.errno not in (errno.EPERM, errno.ENOTSUP):
+            raise
+        raise UserError(
+            f"cannot link {path}: {error.strerror}",
+            "the file system of a run directory supports hard links, by which processes agree on who does what",
+            "choose another folder with runs=FOLDER",
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 def json_digest(value: object) -> str:

@@ -90,7 +90,27 @@ class GenerationConfig(Section):
     """Completions decoded at once; changes speed and memory, never the output."""
     shard_prompts: PositiveInt = 64
     """Prompts a shard: what is lost when a worker dies; never changes the output."""
+    workers: PositiveInt = 1
+    """Processes that sample side by side on this machine, each with an engine, and GPUs, of its own."""
+    lease_seconds: PositiveFloat = 120.0
+    """A worker that gives no sign of life for so long loses its shards to the others."""
     max_empty_share: Share = 0.2
     """The stage fails where more than this share of the samples is empty."""
     max_truncated_share: Share = 0.5
     """The stage fails where more than this share of the samples hits `max_tokens`."""
+    max_repeated_share: Share = 0.95
+    """The stage fails where more than this share loops until `max_tokens` or is all that its prompt was answered."""
+    max_unparsable_share: Share = 1.0
+    """The stage fails where the task finds no final answer in more than this share of the samples."""
+
+    def temperature_at(self, iteration: int) -> float:
+        """The temperature of a 1-based iteration: the list's entry for it, or the one number."""
+        return self.temperature[iteration - 1] if isinstance(self.temperature, tuple) else self.temperature
+
+    @property
+    def gpus_a_worker(self) -> int:
+        """GPUs that one worker's engine runs on, on a machine that has any; 0 where the engine is elsewhere."""
+        if self.backend == "openai":
+            return 0
+        engine = self.tensorrt_llm if self.backend == "tensorrt_llm" else None
+        return 1 if engine is None else engine.tensor_parallel * engine.pipeline_parallel

@@ -11,11 +11,10 @@ Files, since torchrun stands between the two: it passes on neither signals that 
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from irpo_megatron.artifacts import Json, write_json
+from irpo_megatron.artifacts import Json, create_json
 
 # A process works on one request in its life; what runs deep inside a stage is spared the path as an argument.
 _current: Path | None = None
@@ -54,11 +53,7 @@ def stop_path(request_path: Path) -> Path:
 
 def leave_error(request_path: Path, what: Json) -> None:
     """The first rank that fails says why; the others then only see it gone."""
-    mine = error_path(request_path).with_suffix(f".{os.getpid()}")
-    write_json(mine, what)
-    with contextlib.suppress(FileExistsError):
-        os.link(mine, error_path(request_path))
-    mine.unlink()
+    create_json(error_path(request_path), what)
 
 
 def forget_stop(request_path: Path) -> None:

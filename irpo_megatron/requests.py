@@ -2,6 +2,9 @@
 
 The loop fills a request from the configuration by the names of its fields, hands it to the stage's process as a JSON
 file, and records it in the stage's manifest. A stage sees nothing else, so the manifest cannot miss a dependency.
+
+Three stages read samples of their own: what these are follows from the request (`sampling`), and workers, which may run
+elsewhere, draw them first.
 """
 
 from __future__ import annotations
@@ -9,7 +12,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from irpo_megatron.artifacts import Json, flatten
+from irpo_megatron.artifacts import Json, flatten, step_of
 from irpo_megatron.config import (
     RESULT_NEUTRAL,
     Config,
@@ -29,7 +32,29 @@ from irpo_megatron.config import (
     TrainingConfig,
 )
 from irpo_megatron.config_generation import GenerationConfig
-from irpo_megatron.config_section import Section
+from irpo_megatron.config_section import NonNegativeFloat, PositiveInt, Section
+
+
+class SamplingJob(Section):
+    """Completions of a list of problems by one model, in shards `<prefix>-00000.parquet`, ... of `Sample` rows."""
+
+    directory: Path = Path(".")
+    """Where the shards go, below the stage's partial directory."""
+    prefix: str
+    model_folder: Path
+    """Hugging Face folder."""
+    problems: tuple[Path, ...]
+    """Files of `Problem` rows, one after the other."""
+    draw: PositiveInt | None = None
+    """Of the first file take only so many problems, drawn by the seed and the iteration."""
+    temperature: NonNegativeFloat
+    """0 is greedy decoding."""
+    samples: PositiveInt
+    """Completions a problem."""
+    seed_names: tuple[str | int, ...]
+    """Sample i of a problem has the seed `derive_seed(seed, *seed_names, problem.id, i)`."""
+    guarded: bool = False
+    """Whether the limits on useless samples (`generation.max_..._share`) hold for these, which are drawn."""
 
 
 class Request(Section):
@@ -42,12 +67,6 @@ class Request(Section):
     """The stage's partial directory, where it writes (trackers and the report write into the run directory)."""
     iteration: int
     """1-based; 0 is the base model."""
-
-    @property
-    def python(self) -> Path | None:
-        """The interpreter of the stage's process, None for the driver's; those that sample may have their own."""
-        generation: GenerationConfig | None = getattr(self, "generation", None)
-        return None if generation is None else generation.python
 
     @classmethod
     def config_values(cls, config: Config) -> dict[str, Any]:
@@ -80,8 +99,32 @@ class BaseModelRequest(Request):
     """Committed `problems/`; a BPE vocabulary is learned from its training texts."""
 
 
+class WorkerRequest(Request):
+    """Sample what a stage needs, beside other workers: the request is the same for all of them."""
+
+    seed: int
+    task: str
+    generation: GenerationConfig
+    launch: LaunchConfig
+    jobs: tuple[SamplingJob, ...]
+    """In the order in which they are taken up."""
+
+    @classmethod
+    def of(cls, stage: GenerateRequest | EvaluateRequest | JudgeRequest) -> WorkerRequest:
+        """The request to the workers of a stage."""
+        return cls(
+            output=stage.output,
+            iteration=stage.iteration,
+            seed=stage.seed,
+            task=stage.task,
+            generation=stage.generation,
+            launch=stage.launch,
+            jobs=stage.sampling(),
+        )
+
+
 class GenerateRequest(Request):
-    """Sample N completions a prompt from M_{t-1}: shards of `Sample` rows."""
+    """Sample N completions a prompt from M_{t-1}: shards of `Sample` rows, and `guard.json`."""
 
     seed: int
     task: str
@@ -92,6 +135,22 @@ class GenerateRequest(Request):
     problems: Path
     model_folder: Path
     """Hugging Face folder of M_{t-1}."""
+
+    def sampling(self) -> tuple[SamplingJob, ...]:
+        """The iteration's training problems, then the held-out ones where a retraining is to use them too."""
+        names = ("train", "held_out") if self.selection.retrain else ("train",)
+        return (
+            SamplingJob(
+                prefix="generations",
+                model_folder=self.model_folder,
+                problems=tuple(self.problems / f"{name}.parquet" for name in names),
+                draw=self.data.problems_per_iteration,
+                temperature=self.generation.temperature_at(self.iteration),
+                samples=self.generation.samples,
+                seed_names=("sample", self.iteration),
+                guarded=True,
+            ),
+        )
 
 
 class ScoreRequest(Request):
@@ -185,6 +244,21 @@ class JudgeRequest(Request):
     candidates: dict[str, Path]
     """Name of a candidate (`step-000025`) -> its Hugging Face folder."""
 
+    def sampling(self) -> tuple[SamplingJob, ...]:
+        """Each candidate's greedy answers to the held-out problems, in a folder of its own."""
+        return tuple(
+            SamplingJob(
+                directory=Path("judged") / name,
+                prefix="greedy",
+                model_folder=self.candidates[name],
+                problems=(self.problems / "held_out.parquet",),
+                temperature=0,
+                samples=1,
+                seed_names=("evaluate", self.iteration),
+            )
+            for name in sorted(self.candidates, key=step_of)
+        )
+
 
 class EvaluateRequest(Request):
     """Greedy accuracy, maj@k and pass@k on the test problems: `results.json`, and the samples behind it."""
@@ -197,6 +271,22 @@ class EvaluateRequest(Request):
     launch: LaunchConfig
     problems: Path
     model_folder: Path
+
+    def sampling(self) -> tuple[SamplingJob, ...]:
+        """One greedy answer to each test problem, and where maj@k is asked for k sampled ones."""
+        how = [("greedy", 0.0, 1), ("samples", self.evaluation.temperature, self.evaluation.samples)]
+        return tuple(
+            SamplingJob(
+                prefix=prefix,
+                model_folder=self.model_folder,
+                problems=(self.problems / "test.parquet",),
+                temperature=temperature,
+                samples=samples,
+                seed_names=("evaluate", self.iteration),
+            )
+            for prefix, temperature, samples in how
+            if samples > 0
+        )
 
 
 class ReportRequest(Request):

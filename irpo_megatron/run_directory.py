@@ -33,16 +33,18 @@ from irpo_megatron.artifacts import (
     open_stage,
     read_json,
     read_manifest,
-    read_progress,
     stage_clock,
     write_json,
 )
+from irpo_megatron.claims import how_far
 from irpo_megatron.config import RESULT_NEUTRAL, Config
 from irpo_megatron.console import Console
 from irpo_megatron.environment import describe_environment
 from irpo_megatron.errors import UserError
+from irpo_megatron.launch.devices import share_devices, visible_devices
 from irpo_megatron.launch.local import run_stage_process
-from irpo_megatron.requests import Request
+from irpo_megatron.launch.local_workers import run_workers
+from irpo_megatron.requests import EvaluateRequest, GenerateRequest, JudgeRequest, Request, WorkerRequest
 
 # The directory of each stage below `iteration-NN/`.
 DIRECTORIES = {
@@ -138,20 +140,22 @@ class RunDirectory:
         if work is None:
             yield None
             return
-        with self.console.stage(iteration, name, lambda: read_progress(work)), stage_clock(work):
+        with self.console.stage(iteration, name, lambda: how_far(work)), stage_clock(work):
             yield work
         commit_stage(directory)
         self.has_news = True
         self.console.finished(iteration, name, float(read_manifest(directory)["seconds"]))
 
     def process(self, name: str, module: str, request: Request, *, processes: int = 1) -> None:
-        """Run a stage's module on a request, in a process of its own.
+        """Run a stage's module on a request, in a process of its own; before that, workers sample what it reads.
 
         Raises:
             UserError: the stage found a mistake of the user's.
             StageError: it failed otherwise.
         """
         stem = self.path / "logs" / f"iteration-{request.iteration:02d}-{name}"
+        if isinstance(request, GenerateRequest | JudgeRequest | EvaluateRequest):
+            self._sample(stem, WorkerRequest.of(request))
         request_path = stem.with_suffix(".request.json")
         write_json(request_path, request.model_dump(mode="json"))
         run_stage_process(
@@ -161,7 +165,23 @@ class RunDirectory:
             threads=self.config.launch.threads,
             log=stem.with_suffix(".log"),
             watch=self.console.refresh,
-            python=request.python,
+        )
+
+    def _sample(self, stem: Path, request: WorkerRequest) -> None:
+        """Have workers sample into the stage's partial directory, with engines that are gone when this returns."""
+        generation = request.generation
+        request_path = stem.with_name(f"{stem.name}-workers.request.json")
+        write_json(request_path, request.model_dump(mode="json"))
+        run_workers(
+            "irpo_megatron.generation.worker",
+            request_path,
+            request.output,
+            variables=share_devices(visible_devices(), workers=generation.workers, each=generation.gpus_a_worker),
+            threads=self.config.launch.threads,
+            logs=stem,
+            watch=self.console.refresh,
+            say=self.console.say,
+            python=generation.python,
         )
 
     def digest(self, path: Path) -> str:

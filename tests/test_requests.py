@@ -12,17 +12,21 @@ from pydantic import ValidationError
 
 from irpo_megatron import requests
 from irpo_megatron.artifacts import flatten, read_json, write_json
-from irpo_megatron.config import RESULT_NEUTRAL, Config
+from irpo_megatron.config import RESULT_NEUTRAL, Config, EvaluationConfig, SelectionConfig
 from irpo_megatron.config_file import validate
 from irpo_megatron.config_section import Section
 from irpo_megatron.requests import (
+    EvaluateRequest,
     GenerateRequest,
+    JudgeRequest,
     PairsRequest,
     ProblemsRequest,
     ReportRequest,
     Request,
+    SamplingJob,
     ScoreRequest,
     TrainRequest,
+    WorkerRequest,
 )
 
 REQUESTS = [
@@ -60,6 +64,8 @@ def build(kind: type[Request]) -> Request:
         options = typing.get_args(field.annotation) or (field.annotation,)
         if field.annotation == dict[str, Path]:
             values[name] = {".": Path("a/b"), "step-000025": Path("/c")}
+        elif field.annotation == tuple[SamplingJob, ...]:
+            values[name] = build(GenerateRequest).sampling()
         else:
             values[name] = {Path: Path("some") / name, int: 2, str: name}[options[0]]
     return kind(**values)
@@ -203,17 +209,65 @@ def test_every_key_that_a_request_holds_is_recorded_unless_it_is_neutral(key: st
         assert not reads or key.split(".")[0] in kind.model_fields
 
 
-def test_only_stages_that_sample_may_have_an_interpreter_of_their_own() -> None:
-    values = TREE["generation"] | {"python": "other/python"}
-    found = {
-        kind.__name__: kind.model_construct(**kind.config_values(config(generation=values))).python for kind in REQUESTS
-    }
-    assert {name for name, python in found.items() if python == Path("other/python")} == {
-        "GenerateRequest",
-        "JudgeRequest",
-        "EvaluateRequest",
-    }
-    assert set(found.values()) == {Path("other/python"), None}
+def built_from(kind: type[Any], **fields: Any) -> Any:
+    """A request of iteration 2, its inputs made up."""
+    return kind(output="out", iteration=2, problems="problems", **fields, **kind.config_values(config()))
+
+
+def test_what_generation_samples() -> None:
+    request = built_from(GenerateRequest, model_folder="model")
+    (job,) = request.sampling()
+    assert (job.prefix, job.samples, job.seed_names, job.guarded) == ("generations", 30, ("sample", 2), True)
+    assert (job.temperature, job.draw) == (1.0, None)  # the second of the list
+    assert job.problems == (Path("problems/train.parquet"),)
+    retraining = request.model_copy(update={"selection": SelectionConfig(held_out=3, retrain=True)})
+    (job,) = retraining.sampling()
+    assert job.problems == (Path("problems/train.parquet"), Path("problems/held_out.parquet"))
+
+
+def test_what_evaluation_samples() -> None:
+    request = built_from(EvaluateRequest, model_folder="model")
+    jobs = request.sampling()
+    assert [(job.prefix, job.temperature, job.samples) for job in jobs] == [("greedy", 0, 1), ("samples", 0.8, 32)]
+    assert {job.seed_names for job in jobs} == {("evaluate", 2)}
+    assert not any(job.guarded for job in jobs)
+    greedy_only = request.model_copy(update={"evaluation": EvaluationConfig(samples=0)})
+    assert [job.prefix for job in greedy_only.sampling()] == ["greedy"]
+
+
+def test_what_the_judge_has_sampled() -> None:
+    request = built_from(JudgeRequest, candidates={"step-000100": "c", "step-000005": "a", "step-000020": "b"})
+    found = [(job.directory, job.model_folder, job.temperature) for job in request.sampling()]
+    assert found == [
+        (Path("judged/step-000005"), Path("a"), 0),
+        (Path("judged/step-000020"), Path("b"), 0),
+        (Path("judged/step-000100"), Path("c"), 0),
+    ]
+
+
+def test_a_request_to_workers_is_that_of_the_stage() -> None:
+    stage = built_from(GenerateRequest, model_folder="model")
+    request = WorkerRequest.of(stage)
+    assert (request.jobs, request.output, request.generation) == (stage.sampling(), stage.output, stage.generation)
+    assert (request.seed, request.task, request.iteration) == (3, "math", 2)
+
+
+@pytest.mark.parametrize(
+    ("section", "gpus"),
+    [
+        ({}, 1),
+        ({"backend": "tensorrt_llm", "tensorrt_llm": {"tensor_parallel": 4, "pipeline_parallel": 2}}, 8),
+        ({"backend": "openai", "openai": {"url": "http://server/v1"}}, 0),
+    ],
+)
+def test_gpus_a_worker(section: dict[str, Any], gpus: int) -> None:
+    assert config(generation=section).generation.gpus_a_worker == gpus
+
+
+def test_the_temperature_is_that_of_the_iteration() -> None:
+    listed = config(generation={"temperature": [0.8, 0.8, 1.3, 1.3]}).generation
+    assert [listed.temperature_at(iteration) for iteration in (1, 2, 3)] == [0.8, 0.8, 1.3]
+    assert config(generation={"temperature": 0.7}).generation.temperature_at(9) == 0.7
 
 
 def test_every_section_is_read_by_a_stage() -> None:

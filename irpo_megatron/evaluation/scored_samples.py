@@ -1,19 +1,16 @@
-"""Sampling problems from a model and scoring what it says: the part that evaluation and judging share."""
+"""The verdicts on what workers have sampled: the part that evaluation and judging share."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from irpo_megatron.artifacts import ProgressWriter
-from irpo_megatron.config_generation import GenerationConfig
-from irpo_megatron.generation import Generator, SamplingSettings, encode_prompts, sample_shards
-from irpo_megatron.records import Problem, Score
+from irpo_megatron.generation import read_shards
+from irpo_megatron.records import Score
 from irpo_megatron.scoring.graders import Graders
 from irpo_megatron.scoring.score import score_samples
-from irpo_megatron.tasks import Task
-from irpo_megatron.tokenizer import Tokenizer
 
 
 @dataclass(kw_only=True)
@@ -50,56 +47,21 @@ class ScoredSamples:
         return list(groups.values())
 
 
-@dataclass(frozen=True, kw_only=True)
-class Examiner:
-    """Asks models the same problems under the same settings."""
+def score_shards(
+    directory: Path, prefix: str, gold_by_id: Mapping[str, str], graders: Graders, *, progress: ProgressWriter
+) -> ScoredSamples:
+    """The verdicts on every sample of a prefix.
 
-    problems: Sequence[Problem]
-    task: Task
-    graders: Graders
-    """Of that task."""
-    generation: GenerationConfig
-    """Its stop strings, its top-p and its longest completion hold here too."""
-    run_seed: int
-    iteration: int
+    Args:
+        gold_by_id: Problem id -> gold answer.
+        progress: Counts samples.
 
-    def ask(
-        self,
-        directory: Path,
-        prefix: str,
-        *,
-        generator: Generator,
-        tokenizer: Tokenizer,
-        temperature: float,
-        samples: int,
-        progress: ProgressWriter,
-    ) -> ScoredSamples:
-        """Sample every problem into shards of `directory`, those on disk excepted, and score all.
-
-        Args:
-            temperature: 0 is greedy decoding.
-            samples: Completions a problem.
-        """
-        gold_by_id = {problem.id: problem.answer for problem in self.problems}
-        result = ScoredSamples()
-        for rows in sample_shards(
-            directory,
-            prefix,
-            encode_prompts(self.problems, self.task, tokenizer),
-            generator=generator,
-            settings=SamplingSettings(
-                temperature=temperature,
-                top_p=self.generation.top_p,
-                max_tokens=self.generation.max_tokens,
-                stop=self.generation.stop,
-            ),
-            samples=samples,
-            run_seed=self.run_seed,
-            seed_names=("evaluate", self.iteration),
-            shard_prompts=self.generation.shard_prompts,
-            progress=progress,
-        ):
-            result.scores += score_samples(rows, gold_by_id, self.graders)
-            result.tokens += sum(len(row.completion_ids) for row in rows)
-            result.truncated += sum(row.finish_reason == "length" for row in rows)
-        return result
+    Raises:
+        UserError: a sample belongs to none of the problems, or a grader does not start.
+    """
+    samples = read_shards(directory, prefix)
+    return ScoredSamples(
+        scores=score_samples(samples, gold_by_id, graders, advance=progress.advance),
+        tokens=sum(len(sample.completion_ids) for sample in samples),
+        truncated=sum(sample.finish_reason == "length" for sample in samples),
+    )

@@ -1,55 +1,35 @@
 """Measure a model on the test problems: greedy accuracy, maj@k and pass@k (paper, section 3).
 
-python -m irpo_megatron.process irpo_megatron.evaluation.stage REQUEST.json
+    python -m irpo_megatron.process irpo_megatron.evaluation.stage REQUEST.json
+
+Workers have left the shards `greedy-*.parquet` and `samples-*.parquet`; here no engine is needed.
 """
 
 from __future__ import annotations
 
-from contextlib import closing
-from functools import partial
-
 from irpo_megatron.artifacts import Json, ProgressWriter, write_json
 from irpo_megatron.evaluation.metrics import majority_correct, pass_at_k, wilson_interval
-from irpo_megatron.evaluation.scored_samples import Examiner, ScoredSamples
-from irpo_megatron.generation import load_generator
+from irpo_megatron.evaluation.scored_samples import ScoredSamples, score_shards
 from irpo_megatron.records import Problem, Score, read_rows, write_rows
 from irpo_megatron.requests import EvaluateRequest
 from irpo_megatron.scoring.graders import graders_of
 from irpo_megatron.tasks import Task, load_task
-from irpo_megatron.tokenizer import Tokenizer
 
 
 def run(request: EvaluateRequest) -> None:
-    """Write the shards `greedy-*.parquet` and `samples-*.parquet`, `greedy_scores.parquet` and `results.json`.
+    """Write `greedy_scores.parquet` and `results.json`.
 
     Raises:
-        UserError: the model is unusable, or a prompt is too long for it, or a grader does not start.
+        UserError: a grader does not start.
     """
     k = request.evaluation.samples
     task = load_task(request.task, grading=request.scoring.grading)
-    problems = read_rows(request.problems / "test.parquet", Problem)
-    with (
-        graders_of(task, request.scoring.workers) as graders,
-        closing(load_generator(request.generation, request.model_folder)) as generator,
-    ):
-        examiner = Examiner(
-            problems=problems,
-            task=task,
-            graders=graders,
-            generation=request.generation,
-            run_seed=request.seed,
-            iteration=request.iteration,
-        )
-        ask = partial(
-            examiner.ask,
-            request.output,
-            generator=generator,
-            tokenizer=Tokenizer(request.model_folder),
-            progress=ProgressWriter(request.output, total=len(problems) * (1 + k), unit="samples"),
-        )
-        greedy = ask("greedy", temperature=0, samples=1)
-        write_rows(request.output / "greedy_scores.parquet", greedy.scores, Score)
-        sampled = ask("samples", temperature=request.evaluation.temperature, samples=k) if k > 0 else None
+    gold_by_id = {problem.id: problem.answer for problem in read_rows(request.problems / "test.parquet", Problem)}
+    progress = ProgressWriter(request.output, total=len(gold_by_id) * (1 + k), unit="verdicts")
+    with graders_of(task, request.scoring.workers) as graders:
+        greedy = score_shards(request.output, "greedy", gold_by_id, graders, progress=progress)
+        sampled = score_shards(request.output, "samples", gold_by_id, graders, progress=progress) if k > 0 else None
+    write_rows(request.output / "greedy_scores.parquet", greedy.scores, Score)
     write_json(request.output / "results.json", results(greedy, sampled, task, request.evaluation.pass_at))
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from itertools import islice
 from pathlib import Path
@@ -73,7 +73,7 @@ class OpenAIGenerator:
             )
 
     def generate(
-        self, requests: Sequence[SampleRequest], settings: SamplingSettings
+        self, requests: Iterable[SampleRequest], settings: SamplingSettings
     ) -> Iterator[tuple[int, Completion]]:
         """Yield (position in `requests`, completion) as the server answers.
 
@@ -81,11 +81,10 @@ class OpenAIGenerator:
             UserError: a prompt leaves less room than `max_tokens`; the server fails or refuses a request for good,
                 answers what cannot be read, or ignores seeds.
         """
-        check_context((request.prompt_ids for request in requests), settings.max_tokens, self.context)
-        yield from refuse_ignored_seeds(self._sample(requests, settings), requests, settings, engine=_ENGINE)
+        yield from refuse_ignored_seeds(self._sample, requests, settings, engine=_ENGINE)
 
     def _sample(
-        self, requests: Sequence[SampleRequest], settings: SamplingSettings
+        self, requests: Iterable[SampleRequest], settings: SamplingSettings
     ) -> Iterator[tuple[int, Completion]]:
         """One request a sample, a bounded number of them at once."""
         reader = _Reader(self._settings, self._tokenizer, settings)
@@ -95,6 +94,7 @@ class OpenAIGenerator:
             try:
                 while True:
                     for position, request in islice(waiting, self._settings.concurrency - len(asked)):
+                        check_context([request.prompt_ids], settings.max_tokens, self.context)
                         body = _body(request, settings, model=self._model, extra=self._settings.extra)
                         asked[threads.submit(self._connection.post, "completions", body)] = position
                     if not asked:

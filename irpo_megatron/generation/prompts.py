@@ -18,12 +18,19 @@ class Prompt:
     """The problem's id."""
     text: str
     ids: tuple[int, ...]
+    gold_tokens: int = 0
+    """Tokens of the gold solution, which say how long a completion may become; 0 where there is none."""
 
 
 def encode_prompts(problems: Sequence[Problem], task: Task, tokenizer: Tokenizer) -> list[Prompt]:
     """The task's prompt of each problem, in their order."""
-    texts = [task.prompt(problem) for problem in problems]
     return [
-        Prompt(id=problem.id, text=text, ids=tokenizer.encode_prompt(text))
-        for problem, text in zip(problems, texts, strict=True)
+        Prompt(
+            id=problem.id,
+            text=text,
+            ids=tokenizer.encode_prompt(text),
+            gold_tokens=len(tokenizer.encode_text(task.gold_completion(problem) or "")),
+        )
+        for problem in problems
+        for text in [task.prompt(problem)]
     ]

@@ -1,12 +1,13 @@
 """What a sampling engine takes and gives, whichever engine it is.
 
-One request is one sample with a seed of its own. An engine sees all requests of a call at once, so it can prefill a
-prompt once for all of its samples, and it hands completions back as they finish.
+One request is one sample with a seed of its own. An engine pulls requests as it has room for them and hands completions
+back as they finish, so it is busy for as long as there is anything to do. The samples of a prompt follow one another:
+its prefill can be computed once for all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,9 +58,12 @@ class Generator(Protocol):
         ...
 
     def generate(
-        self, requests: Sequence[SampleRequest], settings: SamplingSettings
+        self, requests: Iterable[SampleRequest], settings: SamplingSettings
     ) -> Iterator[tuple[int, Completion]]:
         """Yield (position in `requests`, completion) for every request, in whatever order they finish.
+
+        Requests are pulled one by one as there is room: to ask for one is to claim work that other workers then leave
+        alone. Never more of them are under way than the engine needs to be busy.
 
         A completion is a function of the model, the settings and its own request: never of the other requests. An
         engine that cannot promise this says so.

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation.protocol import Completion, SampleRequest, SamplingSettings
@@ -11,32 +12,45 @@ from irpo_megatron.generation.protocol import Completion, SampleRequest, Samplin
 # chance.
 _ENOUGH_PROMPTS = 8
 
+Sample = Callable[[Iterable[SampleRequest], SamplingSettings], Iterator[tuple[int, Completion]]]
+
+
+@dataclass(slots=True)
+class _Said:
+    """What a prompt was answered."""
+
+    seed: int
+    ids: tuple[int, ...]
+    several_seeds: bool = False
+    differ: bool = False
+
 
 def refuse_ignored_seeds(
-    completed: Iterable[tuple[int, Completion]],
-    requests: Sequence[SampleRequest],
-    settings: SamplingSettings,
-    *,
-    engine: str,
+    sample: Sample, requests: Iterable[SampleRequest], settings: SamplingSettings, *, engine: str
 ) -> Iterator[tuple[int, Completion]]:
-    """Pass completions on; at the end, check that the samples of a prompt differ.
+    """What `sample` yields; at the end, check that the samples of a prompt differ.
 
     An engine that draws from a generator of its own, whatever the seeds, is not found out: its samples differ.
 
     Raises:
         UserError: there are enough prompts with samples of several seeds, and in each of them all samples are equal.
     """
-    said: dict[tuple[int, ...], set[tuple[int, ...]]] = {}
-    for position, completion in completed:
-        said.setdefault(requests[position].prompt_ids, set()).add(completion.ids)
+    under_way: dict[int, SampleRequest] = {}
+
+    def noted() -> Iterator[SampleRequest]:
+        for position, request in enumerate(requests):
+            under_way[position] = request
+            yield request
+
+    prompts: dict[tuple[int, ...], _Said] = {}
+    for position, completion in sample(noted(), settings):
+        request = under_way.pop(position)
+        said = prompts.setdefault(request.prompt_ids, _Said(request.seed, completion.ids))
+        said.several_seeds |= request.seed != said.seed
+        said.differ |= completion.ids != said.ids
         yield position, completion
-    if settings.temperature == 0:
-        return
-    seeds: dict[tuple[int, ...], set[int]] = {}
-    for request in requests:
-        seeds.setdefault(request.prompt_ids, set()).add(request.seed)
-    several = [prompt for prompt, different in seeds.items() if len(different) > 1]
-    if len(several) >= _ENOUGH_PROMPTS and all(len(said[prompt]) == 1 for prompt in several):
+    several = [said for said in prompts.values() if said.several_seeds]
+    if settings.temperature > 0 and len(several) >= _ENOUGH_PROMPTS and not any(said.differ for said in several):
         raise UserError(
             f"{engine} said the same in all samples of each of {len(several)} prompts, at temperature "
             f"{settings.temperature}",

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class TensorRTLLMGenerator:
         return self._context
 
     def generate(
-        self, requests: Sequence[SampleRequest], settings: SamplingSettings
+        self, requests: Iterable[SampleRequest], settings: SamplingSettings
     ) -> Iterator[tuple[int, Completion]]:
         """Yield (position in `requests`, completion) in the order of the requests.
 
@@ -68,11 +68,10 @@ class TensorRTLLMGenerator:
             UserError: a prompt leaves less room than `max_tokens`; the engine died, ran out of memory or stood still;
                 it ended a sample for another reason than an end or `max_tokens`; or it ignores seeds.
         """
-        check_context((request.prompt_ids for request in requests), settings.max_tokens, self.context)
-        yield from refuse_ignored_seeds(self._sample(requests, settings), requests, settings, engine=_ENGINE)
+        yield from refuse_ignored_seeds(self._sample, requests, settings, engine=_ENGINE)
 
     def _sample(
-        self, requests: Sequence[SampleRequest], settings: SamplingSettings
+        self, requests: Iterable[SampleRequest], settings: SamplingSettings
     ) -> Iterator[tuple[int, Completion]]:
         """One request a sample: the engine computes a prompt once where it may keep its blocks."""
         ending = Ending(_ENGINE, self._tokenizer, settings)
@@ -80,6 +79,7 @@ class TensorRTLLMGenerator:
         in_flight: deque[tuple[int, Any]] = deque()
         while True:
             for position, request in islice(waiting, self._in_flight - len(in_flight)):
+                check_context([request.prompt_ids], settings.max_tokens, self.context)
                 in_flight.append((position, self._submit(request, settings)))
             if not in_flight:
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -43,11 +43,13 @@ class ScriptedGenerator:
         self._tokenizer = Tokenizer(folder)
 
     def generate(
-        self, requests: Sequence[SampleRequest], settings: SamplingSettings
+        self, requests: Iterable[SampleRequest], settings: SamplingSettings
     ) -> Iterator[tuple[int, Completion]]:
-        self._script.asked.append((settings, list(requests)))
+        asked: list[SampleRequest] = []
+        self._script.asked.append((settings, asked))
         seen: dict[tuple[int, ...], int] = {}
         for position, request in enumerate(requests):
+            asked.append(request)
             if self._script.fail_after is not None:
                 self._script.fail_after -= 1
                 if self._script.fail_after < 0:
@@ -75,8 +77,7 @@ def script(monkeypatch: pytest.MonkeyPatch) -> Script:
         script.loaded.append(folder.name)
         return ScriptedGenerator(script, folder)
 
-    for module in ("stage", "judge"):
-        monkeypatch.setattr(f"irpo_megatron.evaluation.{module}.load_generator", load)
+    monkeypatch.setattr("irpo_megatron.generation.worker.load_generator", load)
     return script
 
 

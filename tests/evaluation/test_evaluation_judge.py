@@ -11,10 +11,11 @@ from irpo_megatron.artifacts import Progress, read_json, read_progress
 from irpo_megatron.config import LaunchConfig, ScoringConfig
 from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.errors import UserError
-from irpo_megatron.evaluation.judge import run
+from irpo_megatron.evaluation import judge
 from irpo_megatron.evaluation.metrics import wilson_interval
+from irpo_megatron.generation import worker
 from irpo_megatron.records import Problem, write_rows
-from irpo_megatron.requests import JudgeRequest
+from irpo_megatron.requests import JudgeRequest, WorkerRequest
 
 H, L = "Final answer:H", "Final answer:L"
 
@@ -42,6 +43,12 @@ def make_request(output: Path, problems: Path, candidates: dict[str, Path]) -> J
         problems=problems,
         candidates=candidates,
     )
+
+
+def run(request: JudgeRequest) -> None:
+    """Both halves of the stage in this process: what the workers do, and what is done with their samples."""
+    worker.run(WorkerRequest.of(request))
+    judge.run(request)
 
 
 def let_say(script: Any, **right: int) -> None:
@@ -81,7 +88,7 @@ def test_the_best_and_of_equals_the_later(
         ],
     }
     assert {settings.temperature for settings, _ in script.asked} == {0}
-    assert read_progress(output) == Progress(done=6, total=6, unit="samples")
+    assert read_progress(output) == Progress(done=6, total=6, unit="verdicts")
 
 
 def test_a_killed_judge_loads_no_finished_candidate_again(
@@ -99,7 +106,7 @@ def test_a_killed_judge_loads_no_finished_candidate_again(
     assert script.loaded == ["step-000020", "step-000100"]
     assert script.closed == 4  # that of the killed one, too
     assert read_json(output / "selection.json")["step"] == 20
-    assert read_progress(output) == Progress(done=6, total=6, unit="samples")
+    assert read_progress(output) == Progress(done=6, total=6, unit="verdicts")
 
 
 def test_nothing_held_out(tmp_path: Path, problems: Path, candidates: dict[str, Path]) -> None:

@@ -10,11 +10,13 @@ import pytest
 from irpo_megatron.artifacts import Progress, read_json, read_progress
 from irpo_megatron.config import EvaluationConfig, LaunchConfig, ScoringConfig
 from irpo_megatron.config_generation import GenerationConfig
+from irpo_megatron.evaluation import stage
 from irpo_megatron.evaluation.metrics import wilson_interval
 from irpo_megatron.evaluation.scored_samples import ScoredSamples
-from irpo_megatron.evaluation.stage import majority, run
+from irpo_megatron.evaluation.stage import majority
+from irpo_megatron.generation import worker
 from irpo_megatron.records import Problem, Sample, Score, read_rows, write_rows
-from irpo_megatron.requests import EvaluateRequest
+from irpo_megatron.requests import EvaluateRequest, WorkerRequest
 from irpo_megatron.seeds import derive_seed
 from irpo_megatron.tasks import load_task
 
@@ -41,6 +43,12 @@ def make_request(output: Path, problems: Path, model_folder: Path, **changes: An
         evaluation=EvaluationConfig.model_validate(evaluation),
         **fields,
     )
+
+
+def run(request: EvaluateRequest) -> None:
+    """Both halves of the stage in this process: what the workers do, and what is done with their samples."""
+    worker.run(WorkerRequest.of(request))
+    stage.run(request)
 
 
 # The first answer is the greedy one too. Right of four: 3, 1, 0, 2 and 1; the majority is right, wrong (a tie that L
@@ -76,7 +84,7 @@ def test_results(tmp_path: Path, problems: Path, model_folder: Path, script: Any
         "unparsable_share": 2 / 5,
         "ungraded": 0,
     }
-    assert read_progress(output) == Progress(done=25, total=25, unit="samples")
+    assert read_progress(output) == Progress(done=25, total=25, unit="verdicts")
 
 
 def test_rows_behind_the_results(tmp_path: Path, problems: Path, model_folder: Path, script: Any) -> None:
@@ -105,7 +113,7 @@ def test_settings_reach_the_engine(tmp_path: Path, problems: Path, model_folder:
     script.lines["random"] = SAID
     run(make_request(tmp_path / "evaluation", problems, model_folder, temperature=0.5))
     settings = [asked for asked, _ in script.asked]
-    assert [asked.temperature for asked in settings] == [0, 0, 0, 0.5, 0.5, 0.5]
+    assert [asked.temperature for asked in settings] == [0, 0.5]
     assert {(asked.top_p, asked.max_tokens, asked.stop) for asked in settings} == {(0.9, 16, (";;",))}
     assert script.loaded == ["random"]
 
@@ -129,9 +137,9 @@ def test_a_killed_evaluation_goes_on(tmp_path: Path, problems: Path, model_folde
     script.fail_after = None
     script.asked.clear()
     run(make_request(output, problems, model_folder))
-    assert [asked.temperature for asked, _ in script.asked] == [0.8] * 3
+    assert [asked.temperature for asked, _ in script.asked] == [0.8]
     for path in (tmp_path / "whole").iterdir():
-        assert path.name == "progress.json" or path.read_bytes() == (output / path.name).read_bytes()
+        assert path.name in ("progress.json", "claims") or path.read_bytes() == (output / path.name).read_bytes()
 
 
 def test_wordings_of_one_answer_vote_together() -> None:

@@ -14,7 +14,7 @@ import pytest
 import torch
 from support.completion_server import CompletionServer
 from support.generation import make_request
-from support.stages import run_request
+from support.stages import run_sampling
 
 from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.errors import UserError
@@ -242,10 +242,7 @@ def test_the_key_is_sent_and_stands_nowhere_else(
 def test_the_stage_asks_the_server(tmp_path: Path, problems: Path, digits_folder: Path) -> None:
     for server in serving(digits_folder):
         section = settings(server).openai
-        run_request(
-            "irpo_megatron.generation.stage",
-            make_request(tmp_path / "there", problems, digits_folder, backend="openai", openai=section),
-        )
-    run_request("irpo_megatron.generation.stage", make_request(tmp_path / "here", problems, digits_folder))
+        run_sampling(make_request(tmp_path / "there", problems, digits_folder, backend="openai", openai=section))
+    run_sampling(make_request(tmp_path / "here", problems, digits_folder))
     assert read_rows(tmp_path / "there", Sample) == read_rows(tmp_path / "here", Sample)
-    assert "HTTP Request" not in (tmp_path / "there.log").read_text()
+    assert "HTTP Request" not in (tmp_path / "there-worker-0.log").read_text()

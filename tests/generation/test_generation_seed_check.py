@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+
 import pytest
 
 from irpo_megatron.errors import UserError
@@ -17,9 +19,14 @@ def check(said: list[list[int]], *, temperature: float = 1.0, one_seed: bool = F
         for index in range(len(tokens))
     ]
     tokens = [token for row in said for token in row]
-    completed = [(k, Completion(ids=(token,), text="", finish_reason="stop")) for k, token in enumerate(tokens)]
+
+    def sample(requests: Iterable[SampleRequest], settings: SamplingSettings) -> Iterator[tuple[int, Completion]]:
+        pulled = len(list(requests))
+        for position in reversed(range(pulled)):  # samples end in any order
+            yield position, Completion(ids=(tokens[position],), text="", finish_reason="stop")
+
     settings = SamplingSettings(temperature=temperature, top_p=1.0, max_tokens=5)
-    return len(list(refuse_ignored_seeds(completed, requests, settings, engine="the engine")))
+    return len(list(refuse_ignored_seeds(sample, requests, settings, engine="the engine")))
 
 
 def test_equal_samples_of_many_prompts() -> None:

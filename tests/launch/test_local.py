@@ -17,6 +17,7 @@ from support.obedient_driver import REQUEST, assert_gone, obey, python_path, rep
 from irpo_megatron.artifacts import write_json
 from irpo_megatron.errors import Interrupted, StageError, UserError
 from irpo_megatron.launch import local
+from irpo_megatron.launch.child import stop_children
 from irpo_megatron.launch.local import run_stage_process
 from irpo_megatron.request_files import error_path, listening_path, stop_path
 
@@ -135,7 +136,7 @@ def test_an_interrupt_stops_the_stage_and_its_helpers(tmp_path: Path, start: Cal
 def test_an_interrupt_stops_a_stage_that_does_not_listen(
     tmp_path: Path, start: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(local, "_GRACE_SECONDS", 0.3)
+    monkeypatch.setattr(local, "GRACE_SECONDS", 0.3)
     with pytest.raises(KeyboardInterrupt):
         start("wait deaf", watch=interrupt_when(tmp_path, 1))
     (report,) = reports(tmp_path)
@@ -153,7 +154,7 @@ def test_an_interrupt_stops_every_rank(tmp_path: Path, start: Callable[..., None
 def test_a_stage_that_has_ended_is_stopped_quietly() -> None:
     child = subprocess.Popen(["sh", "-c", "exit 3"], start_new_session=True)
     assert_gone([child.pid])
-    assert local._stop(child, grace=10) == 3
+    assert stop_children([child], grace=10) == [3]
 
 
 def send_when(folder: Path, name: str, ranks: int, number: signal.Signals) -> Callable[[], None]:

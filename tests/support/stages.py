@@ -18,8 +18,18 @@ from irpo_megatron.config import (
     TrainingConfig,
 )
 from irpo_megatron.launch.local import run_stage_process
+from irpo_megatron.launch.local_workers import run_workers
 from irpo_megatron.records import Pair, write_rows
-from irpo_megatron.requests import ImportRequest, ReferenceRequest, Request, TrainRequest
+from irpo_megatron.requests import (
+    EvaluateRequest,
+    GenerateRequest,
+    ImportRequest,
+    JudgeRequest,
+    ReferenceRequest,
+    Request,
+    TrainRequest,
+    WorkerRequest,
+)
 
 ONE_THREAD = LaunchConfig(threads=1)
 
@@ -30,7 +40,25 @@ def run_request(module: str, request: Request, *, processes: int = 1, watch: Cal
     path = request.output.with_name(f"{request.output.name}.request.json")
     write_json(path, request.model_dump(mode="json"))
     log = request.output.with_name(f"{request.output.name}.log")
-    run_stage_process(module, path, processes=processes, threads=1, log=log, watch=watch, python=request.python)
+    run_stage_process(module, path, processes=processes, threads=1, log=log, watch=watch)
+
+
+def run_sampling(request: GenerateRequest | EvaluateRequest | JudgeRequest) -> None:
+    """Run the workers of a stage and wait; of each its log."""
+    request.output.mkdir(parents=True, exist_ok=True)
+    path = request.output.with_name(f"{request.output.name}-workers.request.json")
+    write_json(path, WorkerRequest.of(request).model_dump(mode="json"))
+    run_workers(
+        "irpo_megatron.generation.worker",
+        path,
+        request.output,
+        variables=[{}] * request.generation.workers,
+        threads=1,
+        logs=request.output,
+        watch=lambda: None,
+        say=print,
+        python=request.generation.python,
+    )
 
 
 def import_model(folder: Path, output: Path) -> Path:

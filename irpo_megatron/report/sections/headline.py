@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from irpo_megatron.artifacts import Json, partial_directory, read_progress
+from irpo_megatron.artifacts import Json, partial_directory
+from irpo_megatron.claims import how_far
 from irpo_megatron.config import Config
 from irpo_megatron.report.run_files import Iteration, Run
 from irpo_megatron.report.wording import count, duration, interval, listing, percent, points
@@ -132,7 +133,7 @@ def _missing_of(number: int, iteration: Iteration | None, config: Config) -> str
     for stage in absent:
         partial = partial_directory(iteration.directory / stage)
         if partial.is_dir():
-            progress = read_progress(partial)
+            progress = how_far(partial)
             far = f" ({progress.done:,} of {progress.total:,} {progress.unit})" if progress else ""
             sentence += f"; {stage} is under way or was interrupted{far}"
     return f"{sentence}."
