@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import sys
+import threading
 import traceback
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +25,7 @@ from irpo_megatron.artifacts import (
     Progress,
     ProgressWriter,
     commit_stage,
+    create_json,
     file_digest,
     flatten,
     is_pruned,
@@ -30,6 +34,7 @@ from irpo_megatron.artifacts import (
     open_stage,
     partial_directory,
     prune,
+    publish,
     read_json,
     read_manifest,
     read_progress,
@@ -498,6 +503,62 @@ def test_progress_is_written_at_most_twice_a_second_and_at_the_end(tmp_path: Pat
     assert read_progress(tmp_path) == Progress(done=7, total=10, unit="problems")
     writer.advance(3)
     assert read_progress(tmp_path) == Progress(done=10, total=10, unit="problems")
+
+
+# Several processes
+
+
+def test_of_several_that_create_a_file_one_does(tmp_path: Path) -> None:
+    path = tmp_path / "x.json"
+    start = threading.Barrier(8)
+
+    def create(number: int) -> bool:
+        start.wait()
+        return create_json(path, {"number": number})
+
+    with ThreadPoolExecutor(8) as threads:
+        created = list(threads.map(create, range(8)))
+    assert sum(created) == 1
+    assert read_json(path) == {"number": created.index(True)}
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_link_whose_success_was_reported_as_a_failure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A network file system repeats a request whose answer was lost."""
+    link = os.link
+
+    def link_twice(source: Path, target: Path) -> None:
+        link(source, target)
+        link(source, target)
+
+    monkeypatch.setattr(os, "link", link_twice)
+    (tmp_path / "mine").touch()
+    assert publish(tmp_path / "mine", tmp_path / "x")
+    (tmp_path / "another").touch()
+    assert not publish(tmp_path / "another", tmp_path / "x")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+
+
+def test_a_file_system_without_links_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(source: Path, target: Path) -> None:
+        raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(os, "link", refuse)
+    with pytest.raises(UserError, match=r"cannot link .*x\.json: Operation not permitted"):
+        create_json(tmp_path / "x.json", {})
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_workers_tell_each_other_is_not_committed(tmp_path: Path) -> None:
+    directory = tmp_path / "x"
+    partial = open_stage(directory, PLAN)
+    assert partial is not None
+    work_in(partial, "0")
+    (partial / "claims" / "leases" / "deep").mkdir(parents=True)
+    (partial / "claims" / "leases" / "deep" / "b.0").touch()
+    commit_stage(directory)
+    assert set(read_manifest(directory)["outputs"]) == {"a.json", "sub/b.json"}
+    assert not (directory / "claims").exists()
 
 
 # JSON

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import re
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from support.claims import dead_process, on_node
 
 from irpo_megatron.artifacts import Plan, ProgressWriter, commit_stage, open_stage, write_json
+from irpo_megatron.claims import Claimant
+from irpo_megatron.claims.files import WorkerRecord, shard_path, workers_directory
 from irpo_megatron.config_file import validate
 from irpo_megatron.errors import UserError
 from irpo_megatron.status import status_rows
@@ -95,6 +101,44 @@ def test_done_partial_and_missing(tmp_path: Path) -> None:
         ("2", "convert"): "partial",
     }
     assert len(states) == 3 + 2 * 8
+
+
+def test_workers_that_sample(tmp_path: Path) -> None:
+    run_dir = make_run(tmp_path / "run")
+    partial = begin(run_dir / "iteration-01" / "generations")
+    with Claimant(partial, lease_seconds=60, identity=on_node("node-a")) as worker:
+        worker.announce({"x-0": 4000, "x-1": 4000, "x-2": 4000})
+        shard_path(partial, "x-0").touch()
+        for name in ("node-b", "here"):
+            identity = dead_process() if name == "here" else on_node("node-b")
+            path = workers_directory(partial) / f"{name}.json"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            record = WorkerRecord(
+                identity=identity,
+                lease_seconds=60,
+                state="sampling",
+                samples=2000,
+                tokens=700_000,
+                seconds=100.0,
+                running={"x-1": 1000},
+            )
+            write_json(path, record.as_json())
+        long_ago = time.time() - 3600
+        os.utime(workers_directory(partial) / "here.json", (long_ago, long_ago))
+        rows = list(status_rows(run_dir))
+    start = next(index for index, row in enumerate(rows) if row[1] == "generate")
+    assert rows[start] == ("1", "generate", "partial: 5,000 of 12,000 samples")
+    assert [row[:2] for row in rows[start + 1 : start + 5]] == [("", "")] * 4
+    shards, *workers = (row[2] for row in rows[start + 1 : start + 5])
+    assert shards == "  shards: 1 done, 1 running, 1 waiting; about 6 min left"
+    assert sorted(re.sub(r"\d+ s ago", "N s ago", worker) for worker in workers) == [
+        "  node-a 7: starting, 0 samples, last heard of N s ago",
+        "  node-b 7: sampling, 2,000 samples, 7,000 tokens/s, last heard of N s ago",
+        f"  {dead_process().host} {os.getpid()}: dead, 2,000 samples, 7,000 tokens/s, last heard of 60 min ago",
+    ]
+    assert rows[start + 5][1] == "score"
+    commit_stage(run_dir / "iteration-01" / "generations")
+    assert all(row[1] for row in status_rows(run_dir))
 
 
 def test_no_run_directory(tmp_path: Path) -> None:
