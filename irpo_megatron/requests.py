@@ -68,6 +68,11 @@ class Request(Section):
     iteration: int
     """1-based; 0 is the base model."""
 
+    @property
+    def python(self) -> Path | None:
+        """The interpreter of the stage's process, None for the driver's; workers may have one of their own."""
+        return None
+
     @classmethod
     def config_values(cls, config: Config) -> dict[str, Any]:
         """The fields of this request that are keys or sections of the configuration."""
@@ -108,6 +113,10 @@ class WorkerRequest(Request):
     launch: LaunchConfig
     jobs: tuple[SamplingJob, ...]
     """In the order in which they are taken up."""
+
+    @property
+    def python(self) -> Path | None:
+        return self.generation.python
 
     @classmethod
     def of(cls, stage: GenerateRequest | EvaluateRequest | JudgeRequest) -> WorkerRequest:

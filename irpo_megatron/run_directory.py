@@ -165,6 +165,7 @@ class RunDirectory:
             threads=self.config.launch.threads,
             log=stem.with_suffix(".log"),
             watch=self.console.refresh,
+            python=request.python,
         )
 
     def _sample(self, stem: Path, request: WorkerRequest) -> None:
@@ -181,7 +182,7 @@ class RunDirectory:
             logs=stem,
             watch=self.console.refresh,
             say=self.console.say,
-            python=generation.python,
+            python=request.python,
         )
 
     def digest(self, path: Path) -> str:

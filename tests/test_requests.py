@@ -264,6 +264,15 @@ def test_gpus_a_worker(section: dict[str, Any], gpus: int) -> None:
     assert config(generation=section).generation.gpus_a_worker == gpus
 
 
+def test_only_workers_may_have_an_interpreter_of_their_own() -> None:
+    values = TREE["generation"] | {"python": "other/python"}
+    found = {
+        kind.__name__: kind.model_construct(**kind.config_values(config(generation=values))).python for kind in REQUESTS
+    }
+    assert {name for name, python in found.items() if python == Path("other/python")} == {"WorkerRequest"}
+    assert set(found.values()) == {Path("other/python"), None}
+
+
 def test_the_temperature_is_that_of_the_iteration() -> None:
     listed = config(generation={"temperature": [0.8, 0.8, 1.3, 1.3]}).generation
     assert [listed.temperature_at(iteration) for iteration in (1, 2, 3)] == [0.8, 0.8, 1.3]

@@ -109,6 +109,13 @@ class Claimant:
             self._record.samples += 1
             self._record.tokens += tokens
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        """While it samples; None before it has."""
+        with self._lock:
+            self._count_seconds()
+            return self._record.tokens_per_second
+
     def finish(self, shard: str) -> None:
         """The shard is published, or given up."""
         with self._lock:

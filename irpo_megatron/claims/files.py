@@ -31,6 +31,11 @@ class WorkerRecord:
     running: dict[str, int] = field(default_factory=dict)
     """The shards that it works on, and how many samples of each it has."""
 
+    @property
+    def tokens_per_second(self) -> float | None:
+        """While it samples; None before it has."""
+        return self.tokens / self.seconds if self.seconds > 0 else None
+
     def as_json(self) -> Json:
         return dataclasses.asdict(self)
 

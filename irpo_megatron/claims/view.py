@@ -90,6 +90,6 @@ def _view(record: WorkerRecord, *, seconds_ago: float) -> WorkerView:
         pid=record.identity.pid,
         state="dead" if record.identity.is_gone() else "silent" if silent else record.state,
         samples=record.samples,
-        tokens_per_second=record.tokens / record.seconds if record.seconds > 0 else None,
+        tokens_per_second=record.tokens_per_second,
         seconds_ago=seconds_ago,
     )

@@ -20,9 +20,10 @@ from irpo_megatron.generation.backends import load_generator
 from irpo_megatron.generation.context import check_context
 from irpo_megatron.generation.guard import ShardGuard
 from irpo_megatron.generation.jobs import Job, plan_job
-from irpo_megatron.generation.protocol import Generator
+from irpo_megatron.generation.protocol import Completion, Generator
 from irpo_megatron.generation.pulling import pull_shards
 from irpo_megatron.generation.shards import Shard
+from irpo_megatron.records import Sample
 from irpo_megatron.requests import WorkerRequest
 from irpo_megatron.stop import interrupt, on_stop_signal
 from irpo_megatron.tasks import load_task
@@ -83,18 +84,22 @@ class _Worker:
                 yield name, job.shards[name]
                 name = self._claimant.claim(list(job.shards))
 
-        add = self._claimant.add
-        whole = pull_shards(
-            claimed(), generator, job.settings, add=lambda name, completion: add(name, tokens=len(completion.ids))
-        )
-        for name, shard, rows in whole:
-            if self._claimant.holds(name) and shard.publish(rows):
-                logger.info("%s: %d samples, %d tokens", name, len(rows), sum(len(row.completion_ids) for row in rows))
-                if job.guarded:
-                    self._guard.watch(name, rows, among=list(job.shards))
-            else:
-                logger.warning("%s was made by another worker meanwhile, which took this one for dead", name)
+        def add(name: str, completion: Completion) -> None:
+            self._claimant.add(name, tokens=len(completion.ids))
+
+        for name, shard, rows in pull_shards(claimed(), generator, job.settings, add=add):
+            if self._publish(name, shard, rows) and job.guarded:
+                self._guard.watch(name, rows, among=list(job.shards))
             self._claimant.finish(name)
+        return True
+
+    def _publish(self, name: str, shard: Shard, rows: list[Sample]) -> bool:
+        """Whether these rows are the shard's; otherwise they are given up."""
+        if not (self._claimant.holds(name) and shard.publish(rows)):
+            logger.warning("%s is another worker's by now, which took this one for dead", name)
+            return False
+        tokens, rate = sum(len(row.completion_ids) for row in rows), self._claimant.tokens_per_second
+        logger.info("%s: %d samples, %d tokens; %.0f tokens/s so far", name, len(rows), tokens, rate or 0)
         return True
 
 
