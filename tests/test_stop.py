@@ -12,7 +12,7 @@ import pytest
 from support.obedient_driver import LOG, REQUEST, assert_gone, reports, start_driver, wait_for
 
 from irpo_megatron.errors import Interrupted
-from irpo_megatron.launch import local
+from irpo_megatron.launch import child
 from irpo_megatron.request_files import listening_path, stop_path, working_on
 from irpo_megatron.stop import interrupt, on_stop_signal, stop_requests
 
@@ -84,7 +84,7 @@ def test_a_second_signal_does_not_wait(tmp_path: Path, processes: int) -> None:
     driver = listening_driver(tmp_path, "listen and do not stop", processes=processes)
     driver.send_signal(signal.SIGUSR1)
     wait_for(stop_path(tmp_path / REQUEST).exists, driver=driver)
-    time.sleep(local._ECHO_SECONDS + 0.1)  # sooner it would pass for the echo of the first
+    time.sleep(child._ECHO_SECONDS + 0.1)  # sooner it would pass for the echo of the first
     driver.send_signal(signal.SIGTERM)
     assert end_of(driver) == (75, f"stopped at once by a second signal, SIGTERM; {GO_ON}")
     assert_gone(ranks(tmp_path))
