@@ -161,6 +161,7 @@ CHANGES: dict[str, Any] = {
     "data.test": "other.jsonl",
     "generation.backend": "openai",
     "generation.python": "other/python",
+    "generation.transformers.dtype": "bf16",
     "generation.tensorrt_llm.kv_cache_dtype": "fp8",
     "generation.tensorrt_llm.extra": {"attn_backend": "TRTLLM"},
     "generation.openai.url": "http://other/v1",
