@@ -16,7 +16,7 @@ import typer
 from rich.console import Console as RichConsole
 from rich.table import Table
 
-from irpo_megatron import cli_convert, cli_release
+from irpo_megatron import cli_convert, cli_plan, cli_release
 from irpo_megatron.artifacts import read_json
 from irpo_megatron.config_file import load_config
 from irpo_megatron.config_text import describe
@@ -87,6 +87,7 @@ for _stage in STAGES:
         _add_stage_command(_stage, app, _stage)
 app.add_typer(cli_convert.app, name="convert")
 app.command("release", help=cli_release.HELP)(cli_release.release_command)
+app.command("plan", help=cli_plan.HELP)(cli_plan.plan_command)
 
 
 class _ControlC(Exception):

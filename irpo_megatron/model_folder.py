@@ -63,7 +63,7 @@ def open_model_folder(path: Path, *, names_in_pickle: NamesInPickle | None = Non
     """
     if not path.is_dir():
         raise UserError(f"no folder {path}", "a model is a Hugging Face folder on this machine", "correct model.path")
-    config = _read_config(path)
+    config = read_config(path)
     for key in _SHAPE:
         _positive_int(path, config, key)
     return ModelFolder(
@@ -102,7 +102,12 @@ def require_context(prompt_lengths: Mapping[str, int], max_tokens: int, folder: 
     )
 
 
-def _read_config(path: Path) -> Json:
+def read_config(path: Path) -> Json:
+    """A folder's config.json, of a family that this package knows.
+
+    Raises:
+        UserError: it is missing, unreadable, or of another architecture.
+    """
     if not (path / CONFIG).is_file():
         raise UserError(
             f"{path} has no {CONFIG}",

@@ -12,8 +12,9 @@ import pytest
 
 from irpo_megatron.config import Config, DataConfig, Fp8Config, ModelConfig, ParallelConfig, PrecisionConfig
 from irpo_megatron.errors import UserError
+from irpo_megatron.layout_rules import check_fp8_shape
 from irpo_megatron.model_config import with_defaults
-from irpo_megatron.preflight import check_fp8_shape, check_installation
+from irpo_megatron.preflight import check_installation
 
 # Llama-2-7B.
 MODEL: dict[str, Any] = {

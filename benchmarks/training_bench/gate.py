@@ -38,7 +38,7 @@ class Gate:
         self._started, self._cpu_started = time.perf_counter(), time.process_time()
         self._profiler: Any = None
         self._rows = 0
-        self._after_imports_mib = _status_mib("VmRSS")
+        self._after_imports_mib = status_mib("VmRSS")
         self.first_step: dict[str, float] = {}
         """Figures of the very first step, handed out with the first answer."""
 
@@ -73,7 +73,7 @@ class Gate:
 
     def _memory(self) -> dict[str, float]:
         """The highest so far: of the process, the same without the libraries, and on the GPU."""
-        peak = _status_mib("VmHWM")
+        peak = status_mib("VmHWM")
         figures = {"peak_mib": peak, "peak_without_imports_mib": peak - self._after_imports_mib}
         if torch.cuda.is_available():
             figures["peak_cuda_mib"] = torch.cuda.max_memory_allocated() / MIB
@@ -101,7 +101,7 @@ def _versions() -> dict[str, str]:
     return found
 
 
-def _status_mib(field: str) -> float:
+def status_mib(field: str) -> float:
     """A line of /proc/self/status; `ru_maxrss` would count what the process was forked from."""
     for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
         name, _, value = line.partition(":")
