@@ -8,20 +8,17 @@ vocabulary would take 4 GiB more for each copy of them.
 
 from __future__ import annotations
 
-import random
 import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from benchmarks.training_bench.inputs import Inputs
+from benchmarks.training_bench.random_pairs import random_inputs
 from benchmarks.training_bench.stages import base_request
 from irpo_megatron.artifacts import write_json
-from irpo_megatron.base_model.random_llama import write_random_llama
 from irpo_megatron.config import RandomModel, RandomTokenizer
 from irpo_megatron.model_folder import open_model_folder, read_tensor_entries
-from irpo_megatron.records import Pair, write_rows
 
 VOCABULARIES = (1_024, 131_072)
 PAIRS, PROMPT, COMPLETION = 4, 48, 1_000  # 4 x (48 + 2 x 1,000) = 8,192 tokens, of which 8,000 reach the output matrix
@@ -52,7 +49,7 @@ def main() -> None:
 
 def measure(folder: Path, vocabulary: int) -> tuple[int, int]:
     """Peak of the training process in bytes when its second step is done, and what the model's own take of it."""
-    inputs = make_inputs(folder, vocabulary)
+    inputs = random_inputs(folder, SHAPE, vocabulary=vocabulary, lengths=[(PROMPT, COMPLETION, COMPLETION)] * PAIRS)
     parameters = sum(
         entry["data_offsets"][1] - entry["data_offsets"][0]
         for path in set(open_model_folder(inputs.model_folder).weight_files.values())
@@ -73,39 +70,6 @@ def measure(folder: Path, vocabulary: int) -> tuple[int, int]:
         peak = peak_of(process.pid)
         process.kill()
     return peak, parameters // 4 * BYTES_OF_THE_MODEL_A_PARAMETER
-
-
-def make_inputs(folder: Path, vocabulary: int) -> Inputs:
-    """A model of that vocabulary, and pairs of random tokens."""
-    model_folder, pair_rows = folder / "model", folder / "pairs"
-    model_folder.mkdir()
-    pair_rows.mkdir()
-    write_random_llama(model_folder, SHAPE, vocabulary=vocabulary, seed=0)
-    draw = random.Random(0)
-
-    def tokens(count: int) -> tuple[int, ...]:
-        return tuple(draw.randrange(vocabulary) for _ in range(count))
-
-    rows = [
-        Pair(
-            pair_id=f"pair-{number}",
-            prompt_id=f"train-{number}",
-            prompt="",
-            chosen="",
-            rejected="",
-            prompt_ids=tokens(PROMPT),
-            chosen_ids=tokens(COMPLETION),
-            rejected_ids=tokens(COMPLETION),
-            chosen_sample=0,
-            rejected_sample=1,
-            held_out=False,
-        )
-        for number in range(PAIRS)
-    ]
-    write_rows(pair_rows / "pairs.parquet", rows, Pair)
-    return Inputs(
-        model_folder=model_folder, pair_rows=pair_rows, shape=SHAPE, pairs=rows, question_tokens=0, solution_tokens=0
-    )
 
 
 def peak_of(process: int) -> int:

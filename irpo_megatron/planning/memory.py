@@ -120,8 +120,8 @@ def kept_by_layer(shape: Shape, config: Config, batch: MicroBatch, *, on_cpu: bo
         "selective": (outside + mixed, attention),
         "full": (boundary, whole),
     }[recompute]
-    # Gradients: of the residual stream and of the layer's output; of the feed-forward's product, of gate and up, and one
-    # temporary of the activation; of the matrix that makes gate and up.
+    # Gradients: of the residual stream and of the layer's output; of the feed-forward's product, of gate and up, with
+    # one temporary of the activation; of the matrix that makes gate and up.
     backward = t * b * (2 * shape.hidden_size + 4 * f) + 2 * f * shape.hidden_size * b
     return LayerBytes(kept=kept, recomputed=recomputed, backward=backward, boundary=boundary, whole=whole)
 
@@ -131,11 +131,20 @@ def _attention_bytes(shape: Shape, config: Config, batch: MicroBatch, *, on_cpu:
     parallel, b = config.parallel, number_bytes(config)
     t = batch.tokens / parallel.context
     q, k = shape.query_width / parallel.tensor, shape.kv_width / parallel.tensor
-    if not batch.shared:  # rotated keys, and the values with all that they were cut from
-        return t * b * (q + k + (q + 2 * k))
-    # Each call has its keys and values put together, and its output is put together with the others'.
-    masks = batch.masked_scores * b / parallel.context if on_cpu else 0.0
-    return t * b * 2 * q + batch.keys / parallel.context * 2 * k * b + masks
+    # Rotated keys, and the values with all that they were cut from.
+    keys = t * (k + q + 2 * k)
+    if not on_cpu and b == 2 and not batch.shared:  # Transformer Engine, whose output is the next product's input
+        return b * (t * q + keys)
+    # torch's attention, a call for each stretch: its output, before the calls' outputs are put together.
+    outputs = t * q
+    masks = batch.masked_scores / parallel.context if on_cpu else 0.0
+    if parallel.context > 1:  # gathered, of the whole micro-batch
+        keys = 2 * batch.tokens * k
+    elif batch.shared:
+        keys = 0.0
+    if batch.shared:  # prompt and completion put together for each call
+        keys += 2 * batch.keys / parallel.context * k
+    return b * (t * q + keys + outputs + masks)
 
 
 def _output_bytes(shape: Shape, config: Config, batch: MicroBatch, *, on_cpu: bool) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from irpo_megatron.config import Config, DataConfig, ModelConfig
@@ -73,18 +74,23 @@ def pairs_of(lengths: Sequence[tuple[int, int, int]]) -> list[Pair]:
 
 
 def run_all(cases: Sequence[tuple[Config, dict[str, Any], bool]]) -> list[tuple[float, float]]:
-    """`run_engine` of every case, in one process."""
-    return [run_engine(*case) for case in cases]
+    """(configuration, config.json, whether prompts are shared) of one layout -> this rank's counts.
+
+    Returns:
+        FLOPs of a forward and backward pass, and bytes kept between the two, without the logits.
+    """
+    from irpo_megatron.engine.parallel import parallel_world
+
+    with parallel_world(cases[0][0].parallel, threads=1) as place:
+        return [_run(replace(place, precision=case[0].precision), *case) for case in cases]
 
 
-def run_engine(config: Config, model: dict[str, Any], shared: bool) -> tuple[float, float]:
-    """(FLOPs of a forward and backward pass, bytes kept between the two without the logits) on this rank."""
+def _run(place: Any, config: Config, model: dict[str, Any], shared: bool) -> tuple[float, float]:
     import torch
     from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
     from irpo_megatron.engine.architecture import read_architecture
     from irpo_megatron.engine.model import as_computed, build_model
-    from irpo_megatron.engine.parallel import parallel_world
     from irpo_megatron.training.batches import Batching, WeightedPair, pair_batch
     from irpo_megatron.training.sequences import log_prob_head
 
@@ -97,33 +103,32 @@ def run_engine(config: Config, model: dict[str, Any], shared: bool) -> tuple[flo
         ),
         aten.addmm_: lambda _, left, right, **__: 2 * left[0] * left[1] * right[1],
     }
-    with parallel_world(config.parallel, threads=1, precision=config.precision) as place:
-        architecture = read_architecture(model)
-        (policy,) = build_model(architecture, place, recompute=config.training.recompute)
-        weights = {parameter.untyped_storage().data_ptr() for parameter in policy.parameters()}
-        kept: dict[int, torch.Tensor] = {}
+    architecture = read_architecture(model)
+    (policy,) = build_model(architecture, place, recompute=config.training.recompute)
+    weights = {parameter.untyped_storage().data_ptr() for parameter in policy.parameters()}
+    kept: dict[int, torch.Tensor] = {}
 
-        def keep(tensor: torch.Tensor) -> torch.Tensor:
-            pointer = tensor.untyped_storage().data_ptr()
-            if pointer not in weights:
-                kept[pointer] = tensor  # alive, so that no other tensor gets its place
-            return tensor
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        pointer = tensor.untyped_storage().data_ptr()
+        if pointer not in weights:
+            kept[pointer] = tensor  # alive, so that no other tensor gets its place
+        return tensor
 
-        batch = pair_batch(
-            [
-                WeightedPair(pair=pair, weight=1.0, reference_chosen=0.0, reference_rejected=0.0)
-                for pair in pairs_of(LENGTHS)
-            ],
-            Batching(shared_prompt=shared, pairs_a_micro_batch=None, tokens_a_micro_batch=4096),
-            place,
-            log_prob_head(architecture, place, mib=config.training.log_prob_mib),
-            with_rejected=True,
-        )
-        inputs = batch.input
-        with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                log_probs = as_computed(policy)(
-                    inputs.tokens, inputs.positions, None, labels=batch.targets, packed_seq_params=inputs.attention
-                )
-            log_probs.sum().backward()
-        return counter.get_total_flops(), sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
+    batch = pair_batch(
+        [
+            WeightedPair(pair=pair, weight=1.0, reference_chosen=0.0, reference_rejected=0.0)
+            for pair in pairs_of(LENGTHS)
+        ],
+        Batching(shared_prompt=shared, pairs_a_micro_batch=None, tokens_a_micro_batch=4096),
+        place,
+        log_prob_head(architecture, place, mib=config.training.log_prob_mib),
+        with_rejected=True,
+    )
+    inputs = batch.input
+    with FlopCounterMode(display=False, custom_mapping=mapping) as counter:
+        with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+            log_probs = as_computed(policy)(
+                inputs.tokens, inputs.positions, None, labels=batch.targets, packed_seq_params=inputs.attention
+            )
+        log_probs.sum().backward()
+    return counter.get_total_flops(), sum(tensor.untyped_storage().nbytes() for tensor in kept.values())
