@@ -42,11 +42,17 @@ class Engine:
 def engine_of(shape: Shape, config: Config, lengths: Lengths, device: Device, devices: int) -> Engine:
     """The engine that `generation` describes, as often as the devices hold it.
 
-    Each decoding step reads the weights and the keys and values so far, and computes a token of every sequence.
+    Each decoding step reads the weights and the keys and values so far, and computes a token of every sequence. The
+    backend `transformers` is one process on one device; a server is taken to be cut over the devices of a node.
     """
     generation = config.generation
     section = generation.tensorrt_llm if generation.backend == "tensorrt_llm" else None
-    cut = section.tensor_parallel * section.pipeline_parallel if section is not None else 1
+    cut, engines = 1, 1
+    if generation.backend != "transformers":
+        cut = min(devices, device.devices_a_node)
+        if section is not None:
+            cut = section.tensor_parallel * section.pipeline_parallel
+        engines = max(1, devices // cut)
     # The backend `transformers` computes in fp32; the others in the folder's numbers, bf16.
     width = 4 if generation.backend == "transformers" else 2
     kv_width = 1 if section is not None and section.kv_cache_dtype == "fp8" else width
@@ -61,7 +67,7 @@ def engine_of(shape: Shape, config: Config, lengths: Lengths, device: Device, de
     if concurrency == 0:
         return Engine(
             devices=cut,
-            engines=max(1, devices // cut),
+            engines=engines,
             weights=weights,
             kv_cache=0.0,
             concurrency=0,
@@ -80,7 +86,7 @@ def engine_of(shape: Shape, config: Config, lengths: Lengths, device: Device, de
     a_sequence = lengths.completion * step / concurrency + prefill
     return Engine(
         devices=cut,
-        engines=max(1, devices // cut),
+        engines=engines,
         weights=weights,
         kv_cache=concurrency * kv_token * held,
         concurrency=concurrency,

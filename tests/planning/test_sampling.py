@@ -1,0 +1,56 @@
+"""What generation is said to take, against sums done by hand."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from planning.engine_counts import config_of
+
+from irpo_megatron.planning.batches import Lengths
+from irpo_megatron.planning.hardware import DEVICES
+from irpo_megatron.planning.known_shapes import KNOWN_CONFIGS
+from irpo_megatron.planning.sampling import Engine, engine_of
+from irpo_megatron.planning.shape import read_shape
+
+LENGTHS = Lengths(prompt=100, completion=300, longest_prompt=200, longest_completion=500)
+LLAMA = read_shape(KNOWN_CONFIGS["llama2-70b"], "llama2-70b")
+# Two tensors of 80 layers, 8 key-value heads of 128, in bf16.
+KV_BYTES = 2 * 80 * 8 * 128 * 2
+
+
+def engine(devices: int = 16, **generation: Any) -> Engine:
+    generation = {"backend": "tensorrt_llm", "tensorrt_llm": {"tensor_parallel": 8}, **generation}
+    return engine_of(LLAMA, config_of(generation=generation), LENGTHS, DEVICES["h100-80gb"], devices)
+
+
+def test_weights_and_cache_are_cut_over_an_engines_devices() -> None:
+    made = engine(batch_size=64)
+    assert (made.devices, made.engines, made.concurrency) == (8, 2, 64)
+    assert made.weights == pytest.approx(2 * LLAMA.parameters / 8)
+    assert made.kv_cache == pytest.approx(64 * 400 * KV_BYTES / 8)
+
+
+def test_as_many_sequences_are_decoded_at_once_as_the_cache_holds() -> None:
+    made = engine(batch_size=100_000, tensorrt_llm={"tensor_parallel": 4, "kv_cache_fraction": 0.5})
+    room = (0.9 * 80e9 - 2 * LLAMA.parameters / 4) * 0.5
+    assert made.concurrency == int(room / (400 * KV_BYTES / 4))
+    doubled = engine(
+        batch_size=100_000, tensorrt_llm={"tensor_parallel": 4, "kv_cache_fraction": 0.5, "kv_cache_dtype": "fp8"}
+    )
+    assert doubled.concurrency // 2 == made.concurrency
+
+
+def test_a_decoding_step_reads_the_weights_and_the_cache() -> None:
+    """One sequence at a time, its prompt spread over the samples: an eighth of 138 GB, and 80 layers' messages."""
+    made = engine(batch_size=1, samples=1_000_000)
+    read = (2 * LLAMA.parameters + 250 * KV_BYTES) / 8
+    step = read / (3.35e12 * 0.8) + 80 * 4 * 2e-6
+    assert made.tokens_a_second == pytest.approx(1 / step, rel=1e-4)
+    assert made.seconds(1000) == pytest.approx(1000 * step / 2, rel=1e-4)  # two engines
+
+
+def test_a_model_that_does_not_fit() -> None:
+    made = engine(backend="transformers", tensorrt_llm=None)
+    assert (made.devices, made.engines, made.concurrency) == (1, 1, 0)
+    assert made.seconds(1) == float("inf")
