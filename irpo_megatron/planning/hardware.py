@@ -61,11 +61,11 @@ class Device:
         return self.flops[number]
 
 
-# ConnectX-7, one 400 Gb/s port a GPU (NVIDIA DGX H100 data sheet); 200 Gb/s ConnectX-6 in DGX A100. The latencies are
-# those of NCCL's own tuning model (nccl, src/graph/tuning.cc: hardware latency of a ring step, LL128, NVLink and net).
+# ConnectX-7, one 400 Gb/s port a GPU (NVIDIA DGX H100 data sheet); 200 Gb/s ConnectX-6 in DGX A100. The latencies of a
+# ring's step are those of NCCL's own tuning model (src/graph/tuning.cc): 1.9 us over NVLink, 14 over the network.
 _NDR = Link(bytes_a_second=50 * GB, latency_seconds=14e-6)
 _HDR = Link(bytes_a_second=25 * GB, latency_seconds=14e-6)
-_NVLINK_LATENCY = 2e-6
+_NVLINK_LATENCY = 1.9e-6
 
 DEVICES = {
     device.name: device
@@ -114,10 +114,10 @@ DEVICES = {
             devices_a_node=8,
         ),
         Device(
-            # One thread a process on the machine of docs/performance.md, measured by `benchmarks.planning`; its matrix
-            # products are therefore counted from the measured peak, and memory is that of the process.
+            # One thread a process on the machine of docs/performance.md: products as `benchmarks.planning` measures
+            # them, of which training reaches 84 % there. Memory, bandwidth and Gloo's link are round figures.
             name="cpu",
-            flops={"fp32": 85e9, "bf16": 85e9},
+            flops={"fp32": 120e9, "bf16": 120e9},
             memory_bytes=8 * GB,
             bandwidth=10 * GB,
             within_node=Link(bytes_a_second=1 * GB, latency_seconds=100e-6),

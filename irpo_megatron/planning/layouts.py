@@ -55,7 +55,7 @@ class Layout:
 
     Attributes:
         config: The configuration with its keys set.
-        memory: Of the pipeline stage that needs most.
+        memory: Of the pipeline stage that needs most, which is `stage`.
     """
 
     config: Config
@@ -84,17 +84,17 @@ class Layout:
 def evaluate(problem: Problem, config: Config) -> Layout:
     """What the layout of a configuration takes."""
     batches = rank_batches(config, problem.lengths, shared=problem.shares_prompts(config))
-    stages = range(config.parallel.pipeline)
-    memories = [
-        training_memory(problem.shape, config, batches, stage=stage, on_cpu=problem.on_cpu)
-        for stage in sorted({0, stages[-1] // 2, stages[-1]})
-    ]
-    memory = max(memories, key=lambda memory: memory.total)
+    last = config.parallel.pipeline - 1
+    memories = {
+        stage: training_memory(problem.shape, config, batches, stage=stage, on_cpu=problem.on_cpu)
+        for stage in (0, last // 2, last)  # embedding, neither, output matrix
+    }
+    stage = max(memories, key=lambda stage: memories[stage].total)
     return Layout(
         config=config,
         batches=batches,
-        memory=memory,
-        stage=sorted({0, stages[-1] // 2, stages[-1]})[memories.index(memory)],
+        memory=memories[stage],
+        stage=stage,
         step=step_time(problem.shape, config, batches, problem.device, on_cpu=problem.on_cpu),
         room=problem.device.memory_bytes * problem.device.usable_memory,
     )

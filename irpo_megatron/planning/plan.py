@@ -101,7 +101,7 @@ def make_plan(config: Config, model: Model, device: Device, devices: int | None,
         found=found,
         refused=refused(problem, config, count),
         engine=engine,
-        stages=stages_of(problem, layout, work, engine),
+        stages=list(stages_of(problem, layout, work, engine)),
         iterations=config.iterations,
         assumptions=[model.source, *work.sources, *_assumptions(problem, layout, engine)],
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from irpo_megatron.planning.batches import pair_batch
 from irpo_megatron.planning.flops import forward_flops, training_flops
@@ -39,23 +39,16 @@ class Stage:
     note: str = ""
 
 
-def stages_of(problem: Problem, layout: Layout, work: Workload, engine: Engine) -> list[Stage]:
+def stages_of(problem: Problem, layout: Layout, work: Workload, engine: Engine) -> Iterator[Stage]:
     """The stages of an iteration, in their order."""
-    return list(_stages(problem, layout, work, engine))
-
-
-def _stages(problem: Problem, layout: Layout, work: Workload, engine: Engine) -> Iterator[Stage]:
-    config, shape = layout.config, problem.shape
-    lengths = work.lengths
-    held = engine.weights + engine.kv_cache if engine.concurrency else engine.weights
-    token_flops = 2 * shape.parameters
+    config, shape, lengths = layout.config, problem.shape, work.lengths
 
     def sampling(name: str, samples: float, note: str) -> Stage:
         tokens = samples * lengths.completion
         return Stage(
             name=name,
-            memory=held,
-            flops=tokens * token_flops,
+            memory=engine.weights + engine.kv_cache,
+            flops=2 * shape.parameters * tokens,
             seconds=engine.seconds(tokens),
             disk=tokens * _ROW_BYTES_A_TOKEN,
             note=f"{samples:,.0f} samples, {tokens / 1e6:,.1f}M tokens{note}",
@@ -80,7 +73,7 @@ def _stages(problem: Problem, layout: Layout, work: Workload, engine: Engine) ->
     if candidates > 1:
         judged = sampling("select", candidates * work.held_out, "")
         convert = 2 * candidates * weights / DISK_BYTES_A_SECOND
-        yield Stage(**{**vars(judged), "seconds": (judged.seconds or 0.0) + convert, "disk": 0.0})
+        yield replace(judged, seconds=(judged.seconds or 0.0) + convert, disk=0.0)
     yield Stage(
         name="convert",
         seconds=2 * weights / DISK_BYTES_A_SECOND,
