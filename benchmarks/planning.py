@@ -143,7 +143,7 @@ class Prepared:
         config = llama_config(self._inputs.shape, self._vocabulary)
         problem = Problem(
             model=config,
-            shape=read_shape(config, "the benchmark"),
+            shape=read_shape(config),
             lengths=Lengths(
                 prompt=statistics.mean(prompts),
                 completion=statistics.mean(completions),

@@ -31,7 +31,7 @@ class Problem:
     """What a layout is for.
 
     Attributes:
-        model: A Hugging Face config.json.
+        model: A Hugging Face config.json, its defaults filled in.
     """
 
     model: Json

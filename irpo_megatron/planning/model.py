@@ -9,6 +9,7 @@ from irpo_megatron.artifacts import Json, read_json
 from irpo_megatron.config import Config, RandomModel
 from irpo_megatron.config_file import load_config
 from irpo_megatron.errors import UserError
+from irpo_megatron.model_config import with_defaults
 from irpo_megatron.model_folder import CONFIG, read_config
 from irpo_megatron.planning.known_shapes import KNOWN_CONFIGS, known_name
 from irpo_megatron.planning.shape import Shape, read_shape
@@ -22,7 +23,7 @@ class Model:
     """A shape with where it is from.
 
     Attributes:
-        config: Of a Hugging Face config.json, the keys that say the shape.
+        config: Of a Hugging Face config.json, the keys that say the shape, its defaults filled in.
         source: A sentence.
     """
 
@@ -74,8 +75,10 @@ def _of_folder(folder: Path) -> Model:
 
 
 def _model(name: str, config: Json, source: str) -> Model:
-    shape = read_shape(config, source.removeprefix("model: "))
-    return Model(name=name, config=config, shape=shape, source=f"{source}; {shape.parameters:,} parameters")
+    shape = read_shape(config)
+    return Model(
+        name=name, config=with_defaults(config), shape=shape, source=f"{source}; {shape.parameters:,} parameters"
+    )
 
 
 def _of_random(random: RandomModel) -> Json:

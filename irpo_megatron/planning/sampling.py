@@ -13,6 +13,7 @@ from irpo_megatron.planning.shape import Shape
 _KERNELS_A_LAYER = 20
 # The engine sends its own small all-reduces, two a layer: one message there and back.
 _MESSAGES_A_LAYER = 4
+_MIB = 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,56 +40,96 @@ class Engine:
         return tokens / (self.tokens_a_second * self.engines) if self.concurrency else float("inf")
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Backend:
+    """How an engine computes.
+
+    Attributes:
+        devices: That one engine is cut over.
+        engines: How many of them the devices hold.
+        number: That it computes with: `fp32` or `bf16`.
+        weight_bytes: Of a parameter, with all copies of it.
+        kv_bytes: Of a number in the cache.
+        kv_tokens: That a sequence takes up in the cache.
+        kv_share: Of what the weights leave, for the cache.
+        kv_most: Bytes that the cache may take at most.
+        starts_kernels: No CUDA graph replays a decoding step.
+    """
+
+    devices: int
+    engines: int
+    number: str
+    weight_bytes: int
+    kv_bytes: int
+    kv_tokens: float
+    kv_share: float = 1.0
+    kv_most: float = float("inf")
+    starts_kernels: bool = False
+
+
 def engine_of(shape: Shape, config: Config, lengths: Lengths, device: Device, devices: int) -> Engine:
     """The engine that `generation` describes, as often as the devices hold it.
 
-    Each decoding step reads the weights and the keys and values so far, and computes a token of every sequence. The
-    backend `transformers` is one process on one device; a server is taken to be cut over the devices of a node.
+    Each decoding step reads the weights and the keys and values so far, and computes a token of every sequence. One
+    prompt is computed for all samples of a problem.
     """
-    generation = config.generation
-    section = generation.tensorrt_llm if generation.backend == "tensorrt_llm" else None
-    cut, engines = 1, 1
-    if generation.backend != "transformers":
-        cut = min(devices, device.devices_a_node)
-        if section is not None:
-            cut = section.tensor_parallel * section.pipeline_parallel
-        engines = max(1, devices // cut)
-    # The backend `transformers` computes in fp32; the others in the folder's numbers, bf16.
-    width = 4 if generation.backend == "transformers" else 2
-    kv_width = 1 if section is not None and section.kv_cache_dtype == "fp8" else width
-    weights = width * shape.parameters / cut
-    room = device.memory_bytes * device.usable_memory - weights
-    share = section.kv_cache_fraction if section is not None else 1.0
-    longest = lengths.longest_prompt + lengths.longest_completion
-    kv_token = shape.kv_bytes_a_token(kv_width) / cut
-    # A paged cache holds what sequences have come to, not what they may come to; a plain one holds the longest.
-    held = lengths.prompt + lengths.completion if section is not None else longest
-    concurrency = max(0, min(generation.batch_size, int(room * share / (kv_token * held))))
-    if concurrency == 0:
-        return Engine(
-            devices=cut,
-            engines=engines,
-            weights=weights,
-            kv_cache=0.0,
-            concurrency=0,
-            tokens_a_second=0.0,
-        )
-    number = "fp32" if width == 4 else "bf16"
-    rate = device.peak(number) * device.product_share
-    read = weights + concurrency * kv_token * (lengths.prompt + lengths.completion / 2)
-    step = max(read / (device.bandwidth * device.bandwidth_share), 2 * shape.parameters / cut * concurrency / rate)
-    if cut > 1:
-        step += shape.layers * _MESSAGES_A_LAYER * device.within_node.latency_seconds
-    if section is None or not section.cuda_graphs:
+    backend = _backend(config, lengths, device, devices)
+    weights = backend.weight_bytes * shape.parameters / backend.devices
+    parameters = shape.parameters / backend.devices
+    kv_token = shape.kv_bytes_a_token(backend.kv_bytes) / backend.devices
+    left = device.memory_bytes * device.usable_memory - weights
+    room = min(left * backend.kv_share, backend.kv_most)
+    concurrency = max(0, min(config.generation.batch_size, int(room / (kv_token * backend.kv_tokens))))
+    rate = device.peak(backend.number) * device.product_share
+    width = 2 if backend.number == "bf16" else 4
+    read = width * parameters + concurrency * kv_token * (lengths.prompt + lengths.completion / 2)
+    step = max(read / (device.bandwidth * device.bandwidth_share), 2 * parameters * concurrency / rate)
+    if backend.starts_kernels:
         step = max(step, shape.layers * _KERNELS_A_LAYER * device.launch_seconds)
-    # One prompt serves all samples of a problem.
-    prefill = 2 * shape.parameters / cut * lengths.prompt / rate / generation.samples
-    a_sequence = lengths.completion * step / concurrency + prefill
+    if backend.devices > 1:
+        step += shape.layers * _MESSAGES_A_LAYER * device.within_node.latency_seconds
+    prefill = 2 * parameters * lengths.prompt / rate / config.generation.samples
     return Engine(
-        devices=cut,
-        engines=engines,
+        devices=backend.devices,
+        engines=backend.engines,
         weights=weights,
-        kv_cache=concurrency * kv_token * held,
+        kv_cache=concurrency * kv_token * backend.kv_tokens,
         concurrency=concurrency,
-        tokens_a_second=lengths.completion / a_sequence,
+        tokens_a_second=1 / (step / concurrency + prefill / lengths.completion) if concurrency else 0.0,
+    )
+
+
+def _backend(config: Config, lengths: Lengths, device: Device, devices: int) -> _Backend:
+    """`transformers` is one process on one device; a server is taken to be cut over the devices of a node."""
+    generation = config.generation
+    grown = lengths.prompt + lengths.completion  # a paged cache holds what sequences have come to
+    if generation.backend == "transformers":
+        fp32 = generation.transformers.dtype == "fp32"
+        return _Backend(
+            devices=1,
+            engines=1,
+            number=generation.transformers.dtype,
+            weight_bytes=12 if fp32 else 2,  # in fp32 a copy in float64 settles doubtful choices
+            kv_bytes=4 if fp32 else 2,
+            # Room for the longest completion is set aside; the prompt is there once for all its samples.
+            kv_tokens=generation.max_tokens + lengths.prompt / generation.samples,
+            kv_most=generation.transformers.kv_cache_mib * _MIB,
+            starts_kernels=True,
+        )
+    section = generation.tensorrt_llm if generation.backend == "tensorrt_llm" else None
+    if section is None:
+        cut = min(devices, device.devices_a_node)
+        return _Backend(
+            devices=cut, engines=max(1, devices // cut), number="bf16", weight_bytes=2, kv_bytes=2, kv_tokens=grown
+        )
+    cut = section.tensor_parallel * section.pipeline_parallel
+    return _Backend(
+        devices=cut,
+        engines=max(1, devices // cut),
+        number="bf16",
+        weight_bytes=2,
+        kv_bytes=1 if section.kv_cache_dtype == "fp8" else 2,
+        kv_tokens=grown,
+        kv_share=section.kv_cache_fraction,
+        starts_kernels=not section.cuda_graphs,
     )

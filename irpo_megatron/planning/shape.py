@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 
 from irpo_megatron.artifacts import Json
 from irpo_megatron.config import ParallelConfig
-from irpo_megatron.errors import UserError
+from irpo_megatron.model_config import head_size, kv_heads, positive_int, refused, switch, with_defaults
 
 # Whether query, key and value have biases, and whether each head of query and key passes a norm.
 _FAMILIES = {"llama": (False, False), "mistral": (False, False), "qwen2": (True, False), "qwen3": (False, True)}
@@ -88,45 +87,26 @@ def rank_parameters(shape: Shape, parallel: ParallelConfig, *, stage: int) -> in
     return count
 
 
-def read_shape(config: Json, origin: str) -> Shape:
+def read_shape(config: Json) -> Shape:
     """The shape that a Hugging Face config.json describes.
 
-    Args:
-        origin: Where it comes from, for the message.
-
     Raises:
-        UserError: a key is missing or no whole number above 0, or the family is not known.
+        UserError: it is of no supported family, or a size is missing or not sane.
     """
     family = config.get("model_type")
     if not isinstance(family, str) or family not in _FAMILIES:
-        raise UserError(
-            f"{origin} has model_type = {json.dumps(family)}",
-            f"the families known are {', '.join(_FAMILIES)}",
-            "choose another model",
-        )
+        raise refused("model_type", family, f"supported are {', '.join(_FAMILIES)}", "choose another model")
     qkv_bias, qk_norm = _FAMILIES[family]
-
-    def number(key: str, default: int | None = None) -> int:
-        value = config.get(key)
-        if value is None and default is not None:
-            return default
-        if type(value) is not int or value < 1:
-            raise UserError(
-                f"{origin} has {key} = {json.dumps(value)}", f"{key} is a whole number above 0", "restore config.json"
-            )
-        return value
-
-    heads, hidden_size = number("num_attention_heads"), number("hidden_size")
+    config = with_defaults(config)
     return Shape(
-        layers=number("num_hidden_layers"),
-        hidden_size=hidden_size,
-        heads=heads,
-        # Where the key is missing, only a Llama is sure to have as many as it has heads.
-        kv_heads=number("num_key_value_heads", heads if family == "llama" else None),
-        head_size=number("head_dim", 128 if family == "qwen3" else hidden_size // heads),
-        ffn_size=number("intermediate_size"),
-        vocabulary=number("vocab_size"),
-        tied_embeddings=bool(config.get("tie_word_embeddings", False)),
+        layers=positive_int(config, "num_hidden_layers"),
+        hidden_size=positive_int(config, "hidden_size"),
+        heads=positive_int(config, "num_attention_heads"),
+        kv_heads=kv_heads(config),
+        head_size=head_size(config),
+        ffn_size=positive_int(config, "intermediate_size"),
+        vocabulary=positive_int(config, "vocab_size"),
+        tied_embeddings=switch(config, "tie_word_embeddings"),
         qkv_bias=qkv_bias,
         qk_norm=qk_norm,
     )

@@ -29,7 +29,7 @@ def counted() -> list[float]:
 @pytest.mark.parametrize("case", range(len(CASES)))
 def test_training_flops_are_those_that_torch_counts(case: int, counted: list[float]) -> None:
     config, model, shared = CASES[case]
-    shape, batch = read_shape(model, "test"), expected_batch(LENGTHS, shared=shared)
+    shape, batch = read_shape(model), expected_batch(LENGTHS, shared=shared)
     again = not logits_fit(shape, config, batch)
     assert again == (config.training.log_prob_mib == 1)
     expected = training_flops(shape, batch, recompute=config.training.recompute, logits_again=again)

@@ -24,7 +24,7 @@ def problem(model: str = "llama2-7b", device: str = "h100-80gb", **changes: Any)
     config = KNOWN_CONFIGS[model]
     return Problem(
         model=config,
-        shape=read_shape(config, model),
+        shape=read_shape(config),
         lengths=LENGTHS,
         device=replace(DEVICES[device], **changes),
     )

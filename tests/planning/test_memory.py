@@ -30,7 +30,7 @@ def predicted(case: tuple[Config, dict[str, Any], bool]) -> Memory:
     config, model, shared = case
     batch = expected_batch(LENGTHS, shared=shared)
     whole = Batches(fullest=batch, count=1, total=batch)
-    return training_memory(read_shape(model, "test"), config, whole, stage=0, on_cpu=True)
+    return training_memory(read_shape(model), config, whole, stage=0, on_cpu=True)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from irpo_megatron.planning.sampling import Engine, engine_of
 from irpo_megatron.planning.shape import read_shape
 
 LENGTHS = Lengths(prompt=100, completion=300, longest_prompt=200, longest_completion=500)
-LLAMA = read_shape(KNOWN_CONFIGS["llama2-70b"], "llama2-70b")
+LLAMA = read_shape(KNOWN_CONFIGS["llama2-70b"])
 # Two tensors of 80 layers, 8 key-value heads of 128, in bf16.
 KV_BYTES = 2 * 80 * 8 * 128 * 2
 
@@ -48,6 +48,17 @@ def test_a_decoding_step_reads_the_weights_and_the_cache() -> None:
     step = read / (3.35e12 * 0.8) + 80 * 4 * 1.9e-6
     assert made.tokens_a_second == pytest.approx(1 / step, rel=1e-4)
     assert made.seconds(1000) == pytest.approx(1000 * step / 2, rel=1e-4)  # two engines
+
+
+def test_the_backend_transformers_keeps_a_second_copy_in_fp32_and_no_more_cache_than_it_may() -> None:
+    small = read_shape(KNOWN_CONFIGS["llama3.2-1b"])
+    section = {"dtype": "fp32", "kv_cache_mib": 1024}
+    config = config_of(generation={"transformers": section, "max_tokens": 400, "samples": 10})
+    made = engine_of(small, config, LENGTHS, DEVICES["h100-80gb"], 16)
+    assert made.weights == 12 * small.parameters
+    assert made.concurrency == 1024 * 2**20 // ((400 + 10) * 2 * 16 * 512 * 4)
+    config = config_of(generation={"transformers": {**section, "dtype": "bf16"}, "max_tokens": 400, "samples": 10})
+    assert engine_of(small, config, LENGTHS, DEVICES["h100-80gb"], 16).weights == 2 * small.parameters
 
 
 def test_a_model_that_does_not_fit() -> None:
