@@ -103,7 +103,10 @@ def test_all_dead(tmp_path: Path, start: Callable[..., None], said: list[str]) -
     assert len(said) == 2
 
 
-def test_a_mistake_of_the_users_ends_all_at_once(tmp_path: Path, start: Callable[..., None]) -> None:
+def test_a_mistake_of_the_users_ends_all_at_once(
+    tmp_path: Path, start: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(local_workers, "GRACE_SECONDS", 0.3)
     with pytest.raises(UserError, match="count = 13"):
         start("hold a shard", "blame the user", "stand still")
     assert_gone(pids(tmp_path))
