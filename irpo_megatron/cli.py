@@ -18,6 +18,7 @@ from rich.table import Table
 
 from irpo_megatron import cli_convert, cli_plan, cli_release
 from irpo_megatron.artifacts import read_json
+from irpo_megatron.cli_slurm import cancel_run, job_line
 from irpo_megatron.config_file import load_config
 from irpo_megatron.config_text import describe
 from irpo_megatron.console import Console
@@ -26,6 +27,7 @@ from irpo_megatron.iteration import STAGES, run, run_stage
 from irpo_megatron.report.stage import SUMMARY_COLUMNS, summary_rows
 from irpo_megatron.status import status_rows
 from irpo_megatron.stop import interrupt, on_stop_signal
+from irpo_megatron.submission import submit_run
 
 app = typer.Typer(
     add_completion=False,
@@ -38,6 +40,7 @@ ConfigPath = Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML confi
 Overrides = Annotated[
     list[str] | None, typer.Argument(metavar="[SECTION.KEY=VALUE]...", help="Keys to change, as in loss.alpha=0.")
 ]
+RunPath = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="For example runs/gsm8k.")]
 Iteration = Annotated[int, typer.Option("--iteration", min=0, help="Iteration of the method; 0 is the base model.")]
 Redo = Annotated[
     bool, typer.Option("--redo", help="Compute stages again that were made from other inputs, instead of refusing.")
@@ -61,12 +64,34 @@ def config_command(config: ConfigPath, overrides: Overrides = None) -> None:
 
 
 @app.command("status")
-def status_command(run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="For example runs/gsm8k.")]) -> None:
-    """Show every stage of every iteration: done, partial (how far) or missing."""
+def status_command(run_dir: RunPath) -> None:
+    """Show every stage of every iteration: done, partial (how far) or missing; and the job of a submitted run."""
     table = Table("iteration", "stage", "state", box=None, pad_edge=False)
     for row in status_rows(run_dir):
         table.add_row(*row)
     RichConsole(highlight=False).print(table)
+    if (job := job_line(run_dir)) is not None:
+        print(job)
+
+
+@app.command("submit")
+def submit_command(
+    config: ConfigPath,
+    overrides: Overrides = None,
+    array: Annotated[
+        str | None, typer.Option("--array", metavar="KEY=VALUE,...", help="A run for each value, in one array job.")
+    ] = None,
+) -> None:
+    """Check everything, write the run directory with its job script, and hand it in to Slurm."""
+    with _interruptible():
+        job = submit_run(config, overrides or [], Console(), array=array)
+    print(job)
+
+
+@app.command("cancel")
+def cancel_command(run_dir: RunPath) -> None:
+    """End the job of a submitted run: a training stage saves first, and the run can be submitted again."""
+    print(cancel_run(run_dir))
 
 
 def _add_stage_command(stage: str, into: typer.Typer, name: str) -> None:

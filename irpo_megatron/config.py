@@ -1,4 +1,5 @@
-"""The one configuration tree: every key, its default and its meaning stand here, and in `config_generation`.
+"""The one configuration tree: every key, its default and its meaning stand here, and in
+`config_generation` and `config_launch`.
 
 Each section checks its own values. `config_file` reads the tree from YAML, `config_rules` holds the rules between
 sections, `config_text` writes it out.
@@ -12,6 +13,7 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from irpo_megatron.config_generation import GenerationConfig
+from irpo_megatron.config_launch import LaunchConfig
 from irpo_megatron.config_section import (
     Decay,
     Float,
@@ -246,15 +248,6 @@ class TrackingConfig(Section):
     """Any of `tensorboard`, `wandb`, `mlflow`; the latter two are installed apart and read their own variables."""
 
 
-class LaunchConfig(Section):
-    """How the stages' processes are started."""
-
-    threads: PositiveInt = 2
-    """CPU threads a process; float sums depend on it, so it is part of the configuration and not of the machine."""
-    stall_minutes: PositiveFloat = 30.0
-    """A training or reference pass in which nothing moves for so long is ended, every rank's stack in the log."""
-
-
 class Config(Section):
     """A run: the loop's own keys, and a section for each room."""
 
@@ -290,8 +283,8 @@ class Config(Section):
         return self.runs / self.name
 
 
-# Keys that change how a result is computed but not the result (layouts: beyond rounding, which is coarse in FP8): they
-# may differ between two starts of one run, so that training can go on at another layout.
+# Keys, and whole sections, that change how a result is computed but not the result (layouts: beyond rounding, which is
+# coarse in FP8): they may differ between two starts of one run, so that training can go on at another layout.
 RESULT_NEUTRAL = frozenset(
     {
         "runs",
@@ -336,5 +329,13 @@ RESULT_NEUTRAL = frozenset(
         "selection.keep_last",
         "tracking.to",
         "launch.stall_minutes",
+        "launch.launcher",
+        "launch.slurm",
     }
 )
+
+
+def is_neutral(key: str) -> bool:
+    """Whether a dotted key, or a section that it lies in, is one of `RESULT_NEUTRAL`."""
+    parts = key.split(".")
+    return any(".".join(parts[: end + 1]) in RESULT_NEUTRAL for end in range(len(parts)))

@@ -91,7 +91,7 @@ class GenerationConfig(Section):
     shard_prompts: PositiveInt = 64
     """Prompts a shard: what is lost when a worker dies; never changes the output."""
     workers: PositiveInt = 1
-    """Processes that sample side by side on this machine, each with an engine, and GPUs, of its own."""
+    """Processes that sample side by side, on this machine or on each node, each with an engine and GPUs of its own."""
     lease_seconds: PositiveFloat = 120.0
     """A worker that gives no sign of life for so long loses its shards to the others."""
     max_empty_share: Share = 0.2

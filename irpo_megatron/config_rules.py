@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from itertools import chain
 
 from irpo_megatron.config import Config
+from irpo_megatron.config_rules_slurm import slurm_rules
 from irpo_megatron.errors import UserError
 
 
@@ -15,7 +16,9 @@ def check_sections(config: Config) -> None:
     Raises:
         UserError: the first rule that is broken.
     """
-    for broken, seen, rule, remedy in chain(_section_rules(config), _precision_rules(config), _backend_rules(config)):
+    for broken, seen, rule, remedy in chain(
+        _section_rules(config), _precision_rules(config), _backend_rules(config), slurm_rules(config)
+    ):
         if broken:
             raise UserError(seen, rule, remedy)
 

@@ -20,6 +20,7 @@ from irpo_megatron.config import Config
 from irpo_megatron.config_file import load_config
 from irpo_megatron.console import Console
 from irpo_megatron.errors import UserError
+from irpo_megatron.launch.protocol import Ranks
 from irpo_megatron.preflight import check_installation, check_model
 from irpo_megatron.requests import (
     BaseModelRequest,
@@ -99,10 +100,7 @@ def run_loop(run: RunDirectory) -> None:
 def prepare(run: RunDirectory) -> None:
     """The problems and M_0: checked, or made."""
     check_installation(run.config)
-    data = run.config.data
-    sources = {name: Path(source) for name, source in (("train_data", data.train), ("test_data", data.test))}
-    files = {name: path for name, path in sources.items() if path.exists()}
-    run.make("problems", 0, "irpo_megatron.tasks.stage", ProblemsRequest, directory=problems(run), made_from=files)
+    make_problems(run)
     if run.config.model.random is not None:
         run.make(
             "base-model",
@@ -115,6 +113,14 @@ def prepare(run: RunDirectory) -> None:
     if run.config.model.recipe is not None:
         _follow_recipe(run)
     check_model(run.config, problems(run), model_folder(run, 0))
+
+
+def make_problems(run: RunDirectory) -> None:
+    """The problems of every split, from wherever they come."""
+    data = run.config.data
+    sources = {name: Path(source) for name, source in (("train_data", data.train), ("test_data", data.test))}
+    files = {name: path for name, path in sources.items() if path.exists()}
+    run.make("problems", 0, "irpo_megatron.tasks.stage", ProblemsRequest, directory=problems(run), made_from=files)
 
 
 def _follow_recipe(run: RunDirectory) -> None:
@@ -159,7 +165,7 @@ def compute_reference(run: RunDirectory, t: int) -> None:
         "irpo_megatron.training.reference",
         ReferenceRequest,
         inputs=inputs,
-        processes=run.config.parallel.world_size,
+        shape=Ranks(run.config.parallel.world_size),
     )
 
 
@@ -172,7 +178,7 @@ def train(run: RunDirectory, t: int) -> None:
         TrainRequest,
         inputs=_training_inputs(run, t),
         options={"run_dir": run.path},
-        processes=run.config.parallel.world_size,
+        shape=Ranks(run.config.parallel.world_size),
     )
 
 
@@ -220,7 +226,7 @@ def _choose(run: RunDirectory, t: int, candidates: list[Path], work: Path) -> No
             **TrainRequest.config_values(run.config),
         )
         (work / "retrained").mkdir(exist_ok=True)
-        run.process("retrain", "irpo_megatron.training.stage", request, processes=run.config.parallel.world_size)
+        run.process("retrain", "irpo_megatron.training.stage", request, shape=Ranks(run.config.parallel.world_size))
         (work / "retrained" / PROGRESS).unlink(missing_ok=True)
 
 
@@ -332,7 +338,14 @@ def megatron_checkpoint(run: RunDirectory, t: int) -> Path:
 
 
 def recipe_of(config: Config) -> Config:
-    """The configuration that makes M_0, in a run directory beside this one; data and seed default to this run's."""
+    """The configuration that makes M_0, in a run directory beside this one.
+
+    Data, seed and where processes run default to this run's.
+    """
     assert config.model.recipe is not None
-    defaults = {"data": {"train": config.data.train, "test": config.data.test}, "seed": config.seed}
+    defaults = {
+        "data": {"train": config.data.train, "test": config.data.test},
+        "seed": config.seed,
+        "launch": config.launch.model_dump(mode="json", include={"launcher", "slurm"}),
+    }
     return load_config(config.model.recipe, defaults=defaults).model_copy(update={"runs": config.runs})

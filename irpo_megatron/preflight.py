@@ -6,6 +6,7 @@ import importlib.util
 from pathlib import Path
 
 from irpo_megatron.config import Config
+from irpo_megatron.containers import images_of
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation_environment import check_generation_environment
 from irpo_megatron.layout_rules import check_fp8_shape, check_layout
@@ -26,6 +27,11 @@ def check_installation(config: Config) -> None:
         UserError: one cannot be found, or is another than it is called, or the task does not know it.
     """
     load_task(config.task, grading=config.scoring.grading)
+    images = images_of(config)
+    if "generate" not in images:
+        check_generation_environment(config.generation)
+    if "train" in images:  # what is in an image is seen when the first stage starts in it
+        return
     missing = [name for name in _NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         extras = ",".join(sorted({_NEEDED[name] for name in missing}))
@@ -35,7 +41,6 @@ def check_installation(config: Config) -> None:
             f'pip install "irpo-megatron[{extras}]"',
         )
     refuse_other_apex()
-    check_generation_environment(config.generation)
     if config.precision.fp8 is not None:
         require_transformer_engine(f"precision.fp8.recipe = {config.precision.fp8.recipe}")
     trackers = [name for name in config.tracking.to if importlib.util.find_spec(name) is None]

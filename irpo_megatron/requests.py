@@ -14,12 +14,10 @@ from typing import Any
 
 from irpo_megatron.artifacts import Json, flatten, step_of
 from irpo_megatron.config import (
-    RESULT_NEUTRAL,
     Config,
     ConversionConfig,
     DataConfig,
     EvaluationConfig,
-    LaunchConfig,
     LossConfig,
     Method,
     ModelConfig,
@@ -30,8 +28,10 @@ from irpo_megatron.config import (
     SelectionConfig,
     TrackingConfig,
     TrainingConfig,
+    is_neutral,
 )
 from irpo_megatron.config_generation import GenerationConfig
+from irpo_megatron.config_launch import LaunchConfig
 from irpo_megatron.config_section import NonNegativeFloat, PositiveInt, Section
 
 
@@ -82,7 +82,7 @@ class Request(Section):
     def recorded_config(cls, config: Config) -> Json:
         """Those fields as the manifest records them: without the keys that cannot change the result."""
         dumped = config.model_dump(mode="json", include=set(cls.config_values(config)))
-        return {key: value for key, value in flatten(dumped).items() if key not in RESULT_NEUTRAL}
+        return {key: value for key, value in flatten(dumped).items() if not is_neutral(key)}
 
 
 class ProblemsRequest(Request):

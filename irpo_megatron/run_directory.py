@@ -17,6 +17,7 @@ import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,13 +38,12 @@ from irpo_megatron.artifacts import (
     write_json,
 )
 from irpo_megatron.claims import how_far
-from irpo_megatron.config import RESULT_NEUTRAL, Config
+from irpo_megatron.config import Config, is_neutral
 from irpo_megatron.console import Console
 from irpo_megatron.environment import describe_environment
 from irpo_megatron.errors import UserError
-from irpo_megatron.launch.devices import share_devices, visible_devices
-from irpo_megatron.launch.local import run_stage_process
-from irpo_megatron.launch.local_workers import run_workers
+from irpo_megatron.launch.launchers import launcher_of
+from irpo_megatron.launch.protocol import Launcher, OneProcess, Shape
 from irpo_megatron.requests import EvaluateRequest, GenerateRequest, JudgeRequest, Request, WorkerRequest
 
 # The directory of each stage below `iteration-NN/`.
@@ -73,6 +73,11 @@ class RunDirectory:
         self.has_news = not (self.path / "report.html").is_file()
         """Whether the report lacks something: it is made anew only then."""
 
+    @cached_property
+    def launcher(self) -> Launcher:
+        """What starts the stages' processes."""
+        return launcher_of(self.config)
+
     def stage_directory(self, stage: str, iteration: int) -> Path:
         """Where a stage is committed."""
         name = MEGATRON_BASE if (stage, iteration) == ("convert", 0) else DIRECTORIES[stage]
@@ -89,7 +94,7 @@ class RunDirectory:
         inputs: Mapping[str, Path | None] | None = None,
         made_from: Mapping[str, Path] | None = None,
         options: Mapping[str, Any] | None = None,
-        processes: int = 1,
+        shape: Shape = OneProcess(),  # noqa: B008 (frozen)
     ) -> None:
         """Make a stage's directory by one module, unless it is made.
 
@@ -99,7 +104,7 @@ class RunDirectory:
             inputs: Paths for the request's fields of these names; their contents identify what the stage is made from.
             made_from: Further contents that do.
             options: Further fields of the request.
-            processes: World size.
+            shape: The processes that it runs in.
         """
         directory = directory or self.stage_directory(name, iteration)
         inputs = inputs or {}
@@ -108,7 +113,7 @@ class RunDirectory:
             if work is not None:
                 fields = {**request_type.config_values(self.config), **inputs, **(options or {})}
                 request = request_type(output=work, iteration=iteration, **fields)
-                self.process(name, module, request, processes=processes)
+                self.process(name, module, request, shape=shape)
 
     @contextmanager
     def stage(
@@ -146,8 +151,15 @@ class RunDirectory:
         self.has_news = True
         self.console.finished(iteration, name, float(read_manifest(directory)["seconds"]))
 
-    def process(self, name: str, module: str, request: Request, *, processes: int = 1) -> None:
-        """Run a stage's module on a request, in a process of its own; before that, workers sample what it reads.
+    def process(
+        self,
+        name: str,
+        module: str,
+        request: Request,
+        *,
+        shape: Shape = OneProcess(),  # noqa: B008 (frozen)
+    ) -> None:
+        """Run a stage's module on a request, in processes of its own; before that, workers sample what it reads.
 
         Raises:
             UserError: the stage found a mistake of the user's.
@@ -156,34 +168,16 @@ class RunDirectory:
         stem = self.path / "logs" / f"iteration-{request.iteration:02d}-{name}"
         if isinstance(request, GenerateRequest | JudgeRequest | EvaluateRequest):
             self._sample(stem, WorkerRequest.of(request))
-        request_path = stem.with_suffix(".request.json")
-        write_json(request_path, request.model_dump(mode="json"))
-        run_stage_process(
-            module,
-            request_path,
-            processes=processes,
-            threads=self.config.launch.threads,
-            log=stem.with_suffix(".log"),
-            watch=self.console.refresh,
-            python=request.python,
-        )
+        path = stem.with_suffix(".request.json")
+        write_json(path, request.model_dump(mode="json"))
+        log = stem.with_suffix(".log")
+        self.launcher.run(module, request, path, shape=shape, log=log, watch=self.console.refresh)
 
     def _sample(self, stem: Path, request: WorkerRequest) -> None:
         """Have workers sample into the stage's partial directory, with engines that are gone when this returns."""
-        generation = request.generation
-        request_path = stem.with_name(f"{stem.name}-workers.request.json")
-        write_json(request_path, request.model_dump(mode="json"))
-        run_workers(
-            "irpo_megatron.generation.worker",
-            request_path,
-            request.output,
-            variables=share_devices(visible_devices(), workers=generation.workers, each=generation.gpus_a_worker),
-            threads=self.config.launch.threads,
-            logs=stem,
-            watch=self.console.refresh,
-            say=self.console.say,
-            python=request.python,
-        )
+        path = stem.with_name(f"{stem.name}-workers.request.json")
+        write_json(path, request.model_dump(mode="json"))
+        self.launcher.sample(request, path, logs=stem, watch=self.console.refresh, say=self.console.say)
 
     def digest(self, path: Path) -> str:
         """Identity of an input.
@@ -274,7 +268,7 @@ def _record_configuration(config: Config, path: Path, *, redo: bool) -> None:
         changed = [
             f"{key} was {json.dumps(before.get(key))}, is {json.dumps(now.get(key))}"
             for key in sorted(before.keys() | now.keys())
-            if before.get(key) != now.get(key) and key not in RESULT_NEUTRAL
+            if before.get(key) != now.get(key) and not is_neutral(key)
         ]
         if changed:
             raise UserError(

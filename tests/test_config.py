@@ -15,7 +15,15 @@ from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
 from irpo_megatron.artifacts import flatten
-from irpo_megatron.config import RESULT_NEUTRAL, Config, DataConfig, ModelConfig, RandomModel, RandomTokenizer
+from irpo_megatron.config import (
+    RESULT_NEUTRAL,
+    Config,
+    DataConfig,
+    ModelConfig,
+    RandomModel,
+    RandomTokenizer,
+    is_neutral,
+)
 from irpo_megatron.config_file import load_config, validate
 from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.config_rules import check_sections
@@ -140,7 +148,15 @@ def test_described_tree_parses_whatever_it_holds(
 
 def test_result_neutral_keys_exist(file: Path) -> None:
     optional = ["generation.tensorrt_llm={}", "generation.openai={url: http://server/v1}"]
-    assert flatten(load_config(file, optional).model_dump(mode="json")).keys() >= RESULT_NEUTRAL
+    keys = flatten(load_config(file, optional).model_dump(mode="json"))
+    assert {key for key in RESULT_NEUTRAL if not any(f"{name}.".startswith(f"{key}.") for name in keys)} == set()
+
+
+def test_what_lies_in_a_neutral_section_is_neutral() -> None:
+    assert is_neutral("launch.slurm.nodes")
+    assert is_neutral("launch.launcher")
+    assert not is_neutral("launch.threads")
+    assert not is_neutral("launch")
 
 
 def test_sections_are_frozen(file: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from benchmarks.training_bench.inputs import Inputs
 from irpo_megatron.artifacts import write_json
-from irpo_megatron.config import Config, DataConfig, LaunchConfig, PrecisionConfig, SelectionConfig, TrackingConfig
+from irpo_megatron.config import Config, DataConfig, PrecisionConfig, SelectionConfig, TrackingConfig
+from irpo_megatron.config_launch import LaunchConfig
 from irpo_megatron.requests import ImportRequest, ReferenceRequest, Request, TrainRequest
 
 ENDLESS = 100_000

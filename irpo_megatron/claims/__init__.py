@@ -21,6 +21,15 @@ where the shard is there already, so a worker that was thought dead and comes ba
 
 from irpo_megatron.claims.claimant import Claimant
 from irpo_megatron.claims.files import forget_attempt, raise_refusal
-from irpo_megatron.claims.view import View, WorkerView, how_far, view_claims
+from irpo_megatron.claims.view import View, WorkerView, how_far, is_all_there, view_claims
 
-__all__ = ["Claimant", "View", "WorkerView", "forget_attempt", "how_far", "raise_refusal", "view_claims"]
+__all__ = [
+    "Claimant",
+    "View",
+    "WorkerView",
+    "forget_attempt",
+    "how_far",
+    "is_all_there",
+    "raise_refusal",
+    "view_claims",
+]

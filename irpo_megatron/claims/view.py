@@ -74,6 +74,12 @@ def view_claims(partial: Path) -> View | None:
     )
 
 
+def is_all_there(partial: Path) -> bool:
+    """Whether every shard is published."""
+    view = view_claims(partial)
+    return view is not None and view.running + view.waiting == 0
+
+
 def how_far(partial: Path) -> Progress | None:
     """How far a stage is, whether one process writes that down or workers share it; None before they have said so."""
     view = view_claims(partial)

@@ -6,7 +6,6 @@ import contextlib
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -24,23 +23,17 @@ Child = subprocess.Popen[bytes]
 
 
 def start_child(
-    arguments: Sequence[str],
-    *,
-    python: Path | None,
-    threads: int,
-    log: Path,
-    variables: Mapping[str, str] | None = None,
+    command: Sequence[str], *, threads: int, log: Path, variables: Mapping[str, str] | None = None
 ) -> Child:
-    """Start Python in a process group of its own, its output appended to `log`.
+    """Start a command in a process group of its own, its output appended to `log`.
 
     Args:
-        python: The interpreter, of another environment that has this package too; None is this one.
         threads: CPU threads.
         variables: Further variables of its environment.
     """
     with log.open("ab") as output:
         return subprocess.Popen(
-            [str(python or sys.executable), *arguments],
+            command,
             stdout=output,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,
@@ -90,8 +83,11 @@ def stop_children(children: Sequence[Child], *, grace: float) -> list[int]:
 
 
 def how_it_ended(status: int) -> str:
-    """An exit status in words."""
-    return f"was killed by {signal.Signals(-status).name}" if status < 0 else f"exited with status {status}"
+    """An exit status in words; srun, like a shell, adds 128 to the number of a signal."""
+    number = -status if status < 0 else status - 128
+    if number in signal.valid_signals():
+        return f"was killed by {signal.Signals(number).name}"
+    return f"exited with status {status}"
 
 
 class FirstSignal:

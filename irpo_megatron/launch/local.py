@@ -1,32 +1,58 @@
-"""Stages on this machine: one process, or several under torchrun."""
+"""Stages on this machine: one process, several under torchrun, or workers."""
 
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from irpo_megatron.errors import Interrupted
-from irpo_megatron.launch.child import (
-    Child,
-    FirstSignal,
-    first_signal,
-    has_ended,
-    how_it_ended,
-    start_child,
-    stop_children,
-)
-from irpo_megatron.process import raise_error_of
-from irpo_megatron.request_files import error_path, forget_stop, listening_path, stop_path
+from irpo_megatron.config import Config
+from irpo_megatron.launch.devices import share_devices, visible_devices
+from irpo_megatron.launch.local_workers import run_workers
+from irpo_megatron.launch.protocol import WORKER, Ranks, Shape
+from irpo_megatron.launch.supervision import GRACE_SECONDS, supervise
+from irpo_megatron.requests import Request, WorkerRequest
 
-GRACE_SECONDS = 10.0
-"""Between the polite signal and the other one."""
-_POLL_SECONDS = 0.2
 # A stage that listens only takes note of SIGTERM: this is for torchrun and for helpers of the stage.
 _GRACE_OF_LISTENERS_SECONDS = 1.0
-# Long enough to write a checkpoint of a large model.
-_PATIENCE_SECONDS = 600.0
+
+
+class LocalLauncher:
+    """The protocol `Launcher` on this machine."""
+
+    def __init__(self, config: Config) -> None:
+        self._config = config
+
+    def run(
+        self, module: str, request: Request, path: Path, *, shape: Shape, log: Path, watch: Callable[[], None]
+    ) -> None:
+        """See the protocol."""
+        run_stage_process(
+            module,
+            path,
+            processes=shape.count if isinstance(shape, Ranks) else 1,
+            threads=self._config.launch.threads,
+            log=log,
+            watch=watch,
+            python=request.python,
+        )
+
+    def sample(
+        self, request: WorkerRequest, path: Path, *, logs: Path, watch: Callable[[], None], say: Callable[[str], None]
+    ) -> None:
+        """See the protocol."""
+        generation = request.generation
+        run_workers(
+            WORKER,
+            path,
+            request.output,
+            variables=share_devices(visible_devices(), workers=generation.workers, each=generation.gpus_a_worker),
+            threads=self._config.launch.threads,
+            logs=logs,
+            watch=watch,
+            say=say,
+            python=request.python,
+        )
 
 
 def run_stage_process(
@@ -39,60 +65,21 @@ def run_stage_process(
     watch: Callable[[], None],
     python: Path | None = None,
 ) -> None:
-    """Run `module` on `request` and wait; its output is appended to `log`.
-
-    After SIGTERM or SIGUSR1 a stage that listens (`irpo_megatron.stop`) has minutes to save; any other is stopped as by
-    Ctrl-C. A second signal, and Ctrl-C, do not wait.
+    """Run `module` on `request` and wait, as `supervise` does.
 
     Args:
         processes: World size; above 1 torchrun starts the ranks.
-        threads: CPU threads of each process.
-        watch: Called a few times a second meanwhile.
         python: The interpreter, of another environment that has this package too; None is this one.
-
-    Raises:
-        UserError: the stage found a mistake of the user's.
-        Interrupted: this process or the stage was sent a signal.
-        StageError: the stage failed otherwise; names the log.
     """
-    command = ["-m", "irpo_megatron.process", module, str(request)]
+    command = [str(python or sys.executable), "-m", "irpo_megatron.process", module, str(request)]
     if processes > 1:
-        torchrun = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [*torchrun, *command]
-    error_path(request).unlink(missing_ok=True)
-    forget_stop(request)
-    with first_signal() as first:
-        child = start_child(command, python=python, threads=threads, log=log)
-        try:
-            _wait(child, request, first, watch, stage=log.stem)
-        finally:
-            listens = listening_path(request).exists()
-            (status,) = stop_children([child], grace=_GRACE_OF_LISTENERS_SECONDS if listens else GRACE_SECONDS)
-            forget_stop(request)
-    if first.name is not None and not (listens and error_path(request).exists()):
-        raise Interrupted(_how_it_stopped(log.stem, first.name, listens=listens, status=status))
-    if status != 0:
-        raise_error_of(request, stage=log.stem, reason=how_it_ended(status), log=log)
-
-
-def _how_it_stopped(stage: str, name: str, *, listens: bool, status: int) -> str:
-    if status == 0:  # not committed yet, which can take long: that is left to the next start, which finds it complete
-        return f"stopped by {name} after {stage}"
-    return f"{stage} was stopped by {name}{' before it had saved' if listens else ''}"
-
-
-def _wait(child: Child, request: Path, first: FirstSignal, watch: Callable[[], None], *, stage: str) -> None:
-    """Until the stage has ended, or is to be stopped."""
-    while not has_ended(child, within=_POLL_SECONDS):
-        watch()
-        if first.name is not None:
-            break
-    else:
-        return
-    stop_path(request).touch()
-    if not listening_path(request).exists():
-        return
-    print(f"{first.name}: waiting for {stage} to save; a second signal does not wait", file=sys.stderr)
-    deadline = time.monotonic() + _PATIENCE_SECONDS
-    while not has_ended(child, within=_POLL_SECONDS) and time.monotonic() < deadline:
-        watch()
+        command[1:1] = ["-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+    supervise(
+        command,
+        request,
+        threads=threads,
+        log=log,
+        watch=watch,
+        grace=GRACE_SECONDS,
+        grace_of_listeners=_GRACE_OF_LISTENERS_SECONDS,
+    )

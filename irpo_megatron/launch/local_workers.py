@@ -5,6 +5,7 @@ None of them is needed: where one dies, the others take over what it had, and it
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +22,7 @@ from irpo_megatron.launch.child import (
     start_child,
     stop_children,
 )
-from irpo_megatron.launch.local import GRACE_SECONDS
+from irpo_megatron.launch.supervision import GRACE_SECONDS
 from irpo_megatron.process import raise_error_of
 from irpo_megatron.request_files import error_path
 
@@ -85,10 +86,8 @@ def run_workers(
 
     def start(worker: _Worker) -> None:
         worker.published = _published(partial)
-        arguments = ["-m", "irpo_megatron.process", module, str(request)]
-        worker.child = start_child(
-            arguments, python=python, threads=threads, log=worker.log, variables=worker.variables
-        )
+        command = [str(python or sys.executable), "-m", "irpo_megatron.process", module, str(request)]
+        worker.child = start_child(command, threads=threads, log=worker.log, variables=worker.variables)
 
     last = 0
     with first_signal() as first:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 from irpo_megatron.artifacts import Json, flatten
-from irpo_megatron.config import RESULT_NEUTRAL, Config
+from irpo_megatron.config import Config, is_neutral
 from irpo_megatron.release.markdown import Markdown, code, table
 from irpo_megatron.report.run_files import Iteration, Run
 from irpo_megatron.report.wording import ABSENT, count, interval, percent
@@ -47,7 +47,7 @@ def settings(config: Config) -> Markdown:
     """Every key that a result depends on, as the run's configuration has it."""
     tree = config.model_dump(mode="json", include=set(_SECTIONS))
     rows = [(code("seed"), code(str(config.seed)))]
-    rows += [(code(key), code(_written(value))) for key, value in flatten(tree).items() if key not in RESULT_NEUTRAL]
+    rows += [(code(key), code(_written(value))) for key, value in flatten(tree).items() if not is_neutral(key)]
     return table(("Key", "Value"), rows, numeric=False)
 
 

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from irpo_megatron.artifacts import Progress, read_json, read_progress
-from irpo_megatron.config import EvaluationConfig, LaunchConfig, ScoringConfig
+from irpo_megatron.config import EvaluationConfig, ScoringConfig
 from irpo_megatron.config_generation import GenerationConfig
+from irpo_megatron.config_launch import LaunchConfig
 from irpo_megatron.evaluation import stage
 from irpo_megatron.evaluation.metrics import wilson_interval
 from irpo_megatron.evaluation.scored_samples import ScoredSamples

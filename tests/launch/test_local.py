@@ -16,7 +16,7 @@ from support.obedient_driver import REQUEST, assert_gone, obey, python_path, rep
 
 from irpo_megatron.artifacts import write_json
 from irpo_megatron.errors import Interrupted, StageError, UserError
-from irpo_megatron.launch import local
+from irpo_megatron.launch import local, supervision
 from irpo_megatron.launch.child import stop_children
 from irpo_megatron.launch.local import run_stage_process
 from irpo_megatron.request_files import error_path, listening_path, stop_path
@@ -202,7 +202,7 @@ def test_a_stage_that_fails_to_save(tmp_path: Path, start: Callable[..., None]) 
 
 
 def test_patience_has_an_end(tmp_path: Path, start: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(local, "_PATIENCE_SECONDS", 0.3)
+    monkeypatch.setattr(supervision, "_PATIENCE_SECONDS", 0.3)
     with pytest.raises(Interrupted, match=r"^stage was stopped by SIGTERM before it had saved$"):
         start("listen and do not stop", watch=send_when(tmp_path, "listening", 1, signal.SIGTERM))
     assert_gone([process for report in reports(tmp_path) for process in report["processes"]])

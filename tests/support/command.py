@@ -21,16 +21,17 @@ class Finished:
     errors: str
 
 
-def start_irpo(*arguments: str | Path, traced: bool = True) -> subprocess.Popen[str]:
+def start_irpo(*arguments: str | Path, directory: Path = ROOT, traced: bool = True) -> subprocess.Popen[str]:
     """Start the command.
 
     Args:
+        directory: Where it is given.
         traced: False leaves its stages out of the coverage, whose tracing is a quarter of their time.
     """
     untraced = () if traced else ("COVERAGE_PROCESS_CONFIG",)
     return subprocess.Popen(
         [sys.executable, "-m", "irpo_megatron.cli", *map(str, arguments)],
-        cwd=ROOT,
+        cwd=directory,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -38,8 +39,8 @@ def start_irpo(*arguments: str | Path, traced: bool = True) -> subprocess.Popen[
     )
 
 
-def irpo(*arguments: str | Path, traced: bool = True) -> Finished:
+def irpo(*arguments: str | Path, directory: Path = ROOT, traced: bool = True) -> Finished:
     """Run the command to its end."""
-    process = start_irpo(*arguments, traced=traced)
+    process = start_irpo(*arguments, directory=directory, traced=traced)
     output, errors = process.communicate(timeout=900)
     return Finished(process.returncode, output, errors)

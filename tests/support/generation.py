@@ -7,8 +7,9 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from irpo_megatron.config import DataConfig, LaunchConfig, SelectionConfig
+from irpo_megatron.config import DataConfig, SelectionConfig
 from irpo_megatron.config_generation import GenerationConfig
+from irpo_megatron.config_launch import LaunchConfig
 from irpo_megatron.generation import Completion, SampleRequest, SamplingSettings
 from irpo_megatron.requests import GenerateRequest
 

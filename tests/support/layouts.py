@@ -23,7 +23,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing
 
-from irpo_megatron.config import LaunchConfig, ParallelConfig
+from irpo_megatron.config import ParallelConfig
+from irpo_megatron.config_launch import LaunchConfig
 from irpo_megatron.errors import Interrupted
 from irpo_megatron.requests import ImportRequest, ReferenceRequest, Request, TrainRequest
 

@@ -52,9 +52,9 @@ def python_path() -> str:
     return os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
 
-def wait_for(is_so: Callable[[], object], *, driver: subprocess.Popen[str] | None = None) -> None:
+def wait_for(is_so: Callable[[], object], *, driver: subprocess.Popen[str] | None = None, seconds: float = 120) -> None:
     """Wait until something is so; a driver must not end before."""
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + seconds
     while not is_so():
         assert driver is None or driver.poll() is None, f"the driver has ended: {driver.communicate()}"
         assert time.monotonic() < deadline

@@ -9,7 +9,6 @@ from typing import Any
 
 from irpo_megatron.artifacts import write_json
 from irpo_megatron.config import (
-    LaunchConfig,
     LossConfig,
     ParallelConfig,
     PrecisionConfig,
@@ -17,6 +16,7 @@ from irpo_megatron.config import (
     TrackingConfig,
     TrainingConfig,
 )
+from irpo_megatron.config_launch import LaunchConfig
 from irpo_megatron.launch.local import run_stage_process
 from irpo_megatron.launch.local_workers import run_workers
 from irpo_megatron.records import Pair, write_rows
