@@ -117,7 +117,7 @@ def test_the_page_leads_to_a_finished_run(place: Place) -> None:
     assert place.first_run.splitlines()[-2].split()[:2] == ["1", "0.0"], "the table of results"
     launched = (place.cluster.folder / f"slurmd-{NODES[1]}.log").read_text()
     steps = len(re.findall(r"launch task StepId=1\.\d+", launched))
-    assert steps == 5, "three times workers, the ranks of reference and those of train were on the second node too"
+    assert steps == 5, "three times workers, the ranks of reference and those of train were there too"
 
 
 def test_two_nodes_give_what_one_machine_gives(place: Place, undisturbed: subprocess.Popen[str]) -> None:
@@ -179,7 +179,8 @@ def test_ranks_over_both_nodes_and_a_mistake_that_one_of_them_finds(place: Place
 def test_a_failure_where_every_node_answers_is_the_stages_own(place: Place, tmp_path: Path) -> None:
     _, errors = start_driver(tmp_path, "fail").communicate()
     assert re.search("StageError: stage .*: ZeroDivisionError: a defect", errors)
-    assert (tmp_path / "stage.log").read_text().count("rank 0 was here") == 1, "it was not tried again"
+    steps = set(re.findall(r"StepId=[\d.]+\d", (tmp_path / "stage.log").read_text()))
+    assert len(steps) == 1, "it was not tried again"
 
 
 def test_a_stopped_driver_leaves_no_rank(place: Place, tmp_path: Path) -> None:
