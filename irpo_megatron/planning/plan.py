@@ -103,11 +103,11 @@ def make_plan(config: Config, model: Model, device: Device, devices: int | None,
         engine=engine,
         stages=list(stages_of(problem, layout, work, engine)),
         iterations=config.iterations,
-        assumptions=[model.source, *work.sources, *_assumptions(problem, layout, engine)],
+        assumptions=[model.source, *work.sources, *_assumptions(problem, layout, engine, count)],
     )
 
 
-def _assumptions(problem: Problem, layout: Layout, engine: Engine) -> list[str]:
+def _assumptions(problem: Problem, layout: Layout, engine: Engine, devices: int) -> list[str]:
     device, config = problem.device, layout.config
     lines = [
         f"{device.name}: {device.product_share:.0%} of the peak in large products, {device.bandwidth_share:.0%} of the "
@@ -118,8 +118,9 @@ def _assumptions(problem: Problem, layout: Layout, engine: Engine) -> list[str]:
         f"{problem.lengths.longest_prompt:,.0f}",
         "start-up of processes is left out, as are scoring and pairing on CPUs; checkpoints at 1 GB/s",
     ]
-    if engine.engines > 1:
-        lines.append(f"{engine.engines} engines sample side by side; one alone takes {engine.engines} times as long")
+    used = engine.engines * engine.devices
+    if used < devices:
+        lines.append(f"{used} of {devices} devices sample: see generation.workers")
     if not engine.concurrency:
         lines.append(
             f"generation does not fit: {engine.weights / 1e9:,.1f} GB of weights on each of {engine.devices} devices"

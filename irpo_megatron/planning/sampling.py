@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from irpo_megatron.config import Config
@@ -46,7 +47,7 @@ class _Backend:
 
     Attributes:
         devices: That one engine is cut over.
-        engines: How many of them the devices hold.
+        engines: How many of them there are.
         number: That it computes with: `fp32` or `bf16`.
         weight_bytes: Of a parameter, with all copies of it.
         kv_bytes: Of a number in the cache.
@@ -68,7 +69,7 @@ class _Backend:
 
 
 def engine_of(shape: Shape, config: Config, lengths: Lengths, device: Device, devices: int) -> Engine:
-    """The engine that `generation` describes, as often as the devices hold it.
+    """The engine that `generation` describes, as often as there are workers.
 
     Each decoding step reads the weights and the keys and values so far, and computes a token of every sequence. One
     prompt is computed for all samples of a problem.
@@ -100,14 +101,15 @@ def engine_of(shape: Shape, config: Config, lengths: Lengths, device: Device, de
 
 
 def _backend(config: Config, lengths: Lengths, device: Device, devices: int) -> _Backend:
-    """`transformers` is one process on one device; a server is taken to be cut over the devices of a node."""
+    """`transformers` runs on one device; a server is taken to be one, cut over the devices of a node."""
     generation = config.generation
+    workers = generation.workers * math.ceil(devices / device.devices_a_node)  # so many on each node
     grown = lengths.prompt + lengths.completion  # a paged cache holds what sequences have come to
     if generation.backend == "transformers":
         fp32 = generation.transformers.dtype == "fp32"
         return _Backend(
             devices=1,
-            engines=1,
+            engines=workers,
             number=generation.transformers.dtype,
             weight_bytes=12 if fp32 else 2,  # in fp32 a copy in float64 settles doubtful choices
             kv_bytes=4 if fp32 else 2,
@@ -119,13 +121,10 @@ def _backend(config: Config, lengths: Lengths, device: Device, devices: int) -> 
     section = generation.tensorrt_llm if generation.backend == "tensorrt_llm" else None
     if section is None:
         cut = min(devices, device.devices_a_node)
-        return _Backend(
-            devices=cut, engines=max(1, devices // cut), number="bf16", weight_bytes=2, kv_bytes=2, kv_tokens=grown
-        )
-    cut = section.tensor_parallel * section.pipeline_parallel
+        return _Backend(devices=cut, engines=1, number="bf16", weight_bytes=2, kv_bytes=2, kv_tokens=grown)
     return _Backend(
-        devices=cut,
-        engines=max(1, devices // cut),
+        devices=section.tensor_parallel * section.pipeline_parallel,
+        engines=workers,
         number="bf16",
         weight_bytes=2,
         kv_bytes=1 if section.kv_cache_dtype == "fp8" else 2,

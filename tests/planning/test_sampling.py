@@ -31,6 +31,12 @@ def test_weights_and_cache_are_cut_over_an_engines_devices() -> None:
     assert made.kv_cache == pytest.approx(64 * 400 * KV_BYTES / 8)
 
 
+def test_there_are_as_many_engines_as_workers_on_each_node() -> None:
+    assert engine(devices=8, workers=2, tensorrt_llm={"tensor_parallel": 4}).engines == 2
+    assert engine(devices=32, workers=2, tensorrt_llm={"tensor_parallel": 4}).engines == 8
+    assert engine(backend="transformers", devices=8).engines == 1
+
+
 def test_as_many_sequences_are_decoded_at_once_as_the_cache_holds() -> None:
     made = engine(batch_size=100_000, tensorrt_llm={"tensor_parallel": 4, "kv_cache_fraction": 0.5})
     room = (0.9 * 80e9 - 2 * LLAMA.parameters / 4) * 0.5
@@ -63,5 +69,5 @@ def test_the_backend_transformers_keeps_a_second_copy_in_fp32_and_no_more_cache_
 
 def test_a_model_that_does_not_fit() -> None:
     made = engine(backend="transformers", tensorrt_llm=None)
-    assert (made.devices, made.engines, made.concurrency) == (1, 1, 0)
+    assert (made.devices, made.concurrency) == (1, 0)
     assert made.seconds(1) == float("inf")
