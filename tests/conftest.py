@@ -1,5 +1,6 @@
 """Shared by all tests: helper modules by name, what needs a GPU skipped without one, and which worker takes what."""
 
+import signal
 import sys
 from pathlib import Path
 
@@ -9,8 +10,11 @@ from xdist.scheduler import LoadFileScheduling
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+# What a shell starts in the background ignores Ctrl-C, and so would every process that the tests start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+
 # Folders whose files run longest, the longest first: a worker that began one of them last would end alone.
-LONGEST = ("loop", "invariants", "training", "conversion", "engine")
+LONGEST = ("loop", "slurm", "invariants", "training", "conversion", "engine")
 
 
 class ByFile(LoadFileScheduling):
