@@ -43,6 +43,7 @@ class TransformersGenerator:
         from irpo_megatron.generation.decoding.exact import ExactModel
         from irpo_megatron.generation.decoding.heap import keep_freed_memory
         from irpo_megatron.generation.decoding.layers import Layers
+        from irpo_megatron.generation.decoding.threads import Threads
 
         keep_freed_memory()
         tokenizer = Tokenizer(model_folder)
@@ -55,6 +56,7 @@ class TransformersGenerator:
                 exact=ExactModel(self.model) if settings.dtype == "fp32" else None,
                 layers=Layers(self.model),
                 tokenizer=tokenizer,
+                threads=Threads(device),
                 most_rows=batch_size,
                 memory_bytes=settings.kv_cache_mib * 2**20,
             )
@@ -102,7 +104,7 @@ def _load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:
     from safetensors import SafetensorError
     from transformers import AttentionInterface, AutoModelForCausalLM
 
-    from irpo_megatron.generation.decoding.attention import IMPLEMENTATION, attend
+    from irpo_megatron.generation.decoding.prompts import IMPLEMENTATION, attend
 
     AttentionInterface.register(IMPLEMENTATION, attend)
     try:

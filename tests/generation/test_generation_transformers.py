@@ -18,7 +18,7 @@ from irpo_megatron.config_generation import GenerationConfig, TransformersConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation import load_generator
 from irpo_megatron.generation.decoding.layers import Layers
-from irpo_megatron.generation.decoding.sampling import logit_error
+from irpo_megatron.generation.decoding.sampling import EXACT, ErrorBounds, error_unit
 from irpo_megatron.generation.protocol import Completion, SampleRequest, SamplingSettings
 from irpo_megatron.generation.transformers import TransformersGenerator
 from irpo_megatron.tokenizer import Tokenizer
@@ -93,14 +93,15 @@ class ForwardLog:
         generator.model.base_model.register_forward_pre_hook(self._note, with_kwargs=True)
         logits = Layers.logits
 
-        def noting(layers: Layers, tokens: Tensor, positions: Tensor, attend: Any) -> Tensor:
+        def noting(layers: Layers, tokens: Tensor, positions: Tensor, step: Any) -> Tensor:
             self.steps.append(len(tokens))
-            return logits(layers, tokens, positions, attend)
+            return logits(layers, tokens, positions, step)
 
         monkeypatch.setattr(Layers, "logits", noting)
 
     def _note(self, model: Any, args: Any, kwargs: dict[str, Any]) -> None:
-        self.prefills.append(tuple(kwargs["input_ids"].shape))
+        if "store" in kwargs:
+            self.prefills.append(tuple(kwargs["input_ids"].shape))
 
 
 @ALL_SETTINGS
@@ -146,21 +147,22 @@ def test_float_errors_of_a_batch_change_nothing(
     generator = load(model_folder)
     noise = torch.Generator().manual_seed(0)
     logits = Layers.logits
+    bounds = ErrorBounds(0.02 * 2**23, 0.02 * 2**23)
     steps = 0
 
-    def disturbed(layers: Layers, tokens: Tensor, positions: Tensor, attend: Any) -> Tensor:
+    def disturbed(layers: Layers, tokens: Tensor, positions: Tensor, step: Any) -> Tensor:
         nonlocal steps
         steps += 1
-        right = logits(layers, tokens, positions, attend)
-        bound = logit_error(right, 0.02 * 2**23)[:, None] * 0.9
+        right = logits(layers, tokens, positions, step)
+        bound = error_unit(right)[:, None] * bounds.largest * 0.9
         return right + (bound * (torch.rand(right.shape, generator=noise) * 2 - 1)).float()
 
     monkeypatch.setattr(Layers, "logits", disturbed)
-    monkeypatch.setattr(generator._engine.exact, "units", 0.02 * 2**23)
+    monkeypatch.setattr(generator._engine.exact, "bounds", lambda temperature: bounds)
     assert complete(generator, requests, settings) == expected
     assert steps > 20
 
-    monkeypatch.setattr(generator._engine.exact, "units", 0.0)
+    monkeypatch.setattr(generator._engine.exact, "bounds", lambda temperature: EXACT)
     assert complete(generator, requests, settings) != expected
 
 

@@ -16,12 +16,15 @@ from torch.nn.utils.rnn import pad_sequence
 
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation.context import check_context
-from irpo_megatron.generation.decoding.attention import PromptPages, StepAttention, find_readers
+from irpo_megatron.generation.decoding.cpu_step import CpuStep
 from irpo_megatron.generation.decoding.exact import ExactModel
 from irpo_megatron.generation.decoding.layers import Layers
 from irpo_megatron.generation.decoding.pages import PAGE, Pages, page_shape, pages_for
+from irpo_megatron.generation.decoding.prompts import PromptPages
 from irpo_megatron.generation.decoding.rows import NewRow, Rows, begin_rows
-from irpo_megatron.generation.decoding.sampling import choose, uniform
+from irpo_megatron.generation.decoding.sampling import EXACT, choose, uniform
+from irpo_megatron.generation.decoding.threads import Threads
+from irpo_megatron.generation.decoding.torch_step import TorchStep
 from irpo_megatron.generation.protocol import Completion, SampleRequest, SamplingSettings
 from irpo_megatron.generation.stopping import StopStrings
 from irpo_megatron.tokenizer import Tokenizer
@@ -46,6 +49,7 @@ class Engine:
     tokenizer: Tokenizer
     most_rows: int
     memory_bytes: int
+    threads: Threads
 
     @property
     def context(self) -> int:
@@ -71,6 +75,7 @@ class Batch:
         self._engine = engine
         self._settings = settings
         self._device = engine.model.device
+        self._bounds = EXACT if engine.exact is None else engine.exact.bounds(settings.temperature)
         self._stop = StopStrings(settings.stop, engine.tokenizer)
         self._eos_ids = torch.tensor(engine.tokenizer.eos_ids, device=self._device)
         shape = page_shape(engine.model)
@@ -80,6 +85,7 @@ class Batch:
         # A CPU's memory is only taken as it is touched, and `_has_room` counts that; a GPU's is taken at once.
         capacity = self._most_pages if self._device.type == "cpu" else self._most_pages // 2
         self._own, self._shared = Pages(capacity, shape), Pages(capacity, shape)
+        self._operations = CpuStep if self._device.type == "cpu" else TorchStep
         self._prompts: dict[tuple[int, ...], _Prompt] = {}
         self._by_number: dict[int, _Prompt] = {}
         self._last_number = 0
@@ -125,7 +131,6 @@ class Batch:
         if new:
             self._compute_prompts([prompt for prompt in fresh if prompt.pages])
             self._rows.add(begin_rows(new, self._settings.max_tokens, self._device))
-            self._find_shared()
 
     def step(self) -> list[tuple[int, Completion]]:
         """One more token for every row: what is complete with it, by the position of its request.
@@ -158,14 +163,18 @@ class Batch:
         if len(full):
             pages = torch.tensor(self._own.take(len(full)), device=self._device)
             rows.pages[full, rows.counts[full] // PAGE] = pages
-        own = find_readers(self._own, rows.pages, rows.counts + 1, torch.zeros_like(rows.counts))
-        attention = StepAttention(own, self._shared_readers, rows.pages, rows.counts)
-        logits = engine.layers.logits(rows.last, rows.prompt_tokens + rows.counts, attention)
-        if not logits.isfinite().all():
-            raise self._not_finite(logits)
-        units = 0.0 if engine.exact is None else engine.exact.units
-        tokens, certain = choose(logits, uniform(rows.seeds, rows.counts), self._settings, units=units)
+        chosen = self._engine.threads.map(self._choose_part, rows.parts(self._engine.threads.count))
+        tokens, certain = (torch.cat(parts) for parts in zip(*chosen, strict=True))
         rows.append(tokens, certain | (engine.exact is None))
+
+    @torch.inference_mode()
+    def _choose_part(self, rows: Rows) -> tuple[Tensor, Tensor]:
+        """The next token of each row, and whether it is certain; called in several threads."""
+        step = self._operations(self._own, self._shared, rows)
+        logits = self._engine.layers.logits(rows.last, rows.prompt_tokens + rows.counts, step)
+        if not logits.isfinite().all():
+            raise self._not_finite(rows, logits)
+        return choose(logits, uniform(rows.seeds, rows.counts), self._settings, self._bounds)
 
     def _check(self) -> list[tuple[int, Completion]]:
         """Make the doubtful choices again; a wrong one takes its row back to there, to go on if it does not end so."""
@@ -218,11 +227,6 @@ class Batch:
         )
         self._engine.model.base_model(input_ids=ids.to(self._device), use_cache=False, store=store)
 
-    def _find_shared(self) -> None:
-        if len(self._rows):
-            rows = self._rows
-            self._shared_readers = find_readers(self._shared, rows.prompt_pages, rows.prompt_tokens, rows.ranks())
-
     def _finish(self, rows: Rows, ended: Tensor) -> list[tuple[int, Completion]]:
         """The completions of rows that leave, whose pages go back.
 
@@ -241,7 +245,7 @@ class Batch:
         return complete
 
     def _rearrange(self) -> None:
-        """After rows have come or gone: no gaps between pages, and their readers anew."""
+        """After rows have come or gone: no gaps between pages."""
         moved = self._own.close_gaps()
         if moved is not None:
             for rows in (self._rows, self._doubted):
@@ -252,7 +256,6 @@ class Batch:
                 rows.prompt_pages = moved[rows.prompt_pages]
             for prompt in self._prompts.values():
                 prompt.pages = moved[prompt.pages].tolist()
-        self._find_shared()
 
     def _leave_prompt(self, prompt: _Prompt) -> None:
         prompt.rows -= 1
@@ -271,9 +274,9 @@ class Batch:
             f"raise generation.transformers.kv_cache_mib to {needed} or more, or lower generation.max_tokens",
         )
 
-    def _not_finite(self, logits: Tensor) -> UserError:
+    def _not_finite(self, rows: Rows, logits: Tensor) -> UserError:
         row = int((~logits.isfinite().all(dim=-1)).nonzero()[0])
-        length = int(self._rows.prompt_tokens[row] + self._rows.counts[row]) + 1
+        length = int(rows.prompt_tokens[row] + rows.counts[row]) + 1
         return UserError(
             f"the logits of {self._engine.model.name_or_path} are not finite after {length} tokens",
             "a model must give every token a finite logit",

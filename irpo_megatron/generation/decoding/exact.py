@@ -16,26 +16,33 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from irpo_megatron.generation.decoding.rows import Rows
-from irpo_megatron.generation.decoding.sampling import choose, error_units, uniform
+from irpo_megatron.generation.decoding.sampling import EXACT, ErrorBounds, choose, measure_errors, uniform
 from irpo_megatron.generation.protocol import SamplingSettings
 
-# Errors are measured on so many random sequences of so many tokens, and the bound is so many times the largest.
-_SEQUENCES, _TOKENS, _SAFETY = 16, 64, 3.0
+# Errors are measured on so many random sequences of so many tokens, and the bounds are so many times the largest. There
+# is one spread a row, so their largest is less well known.
+_SEQUENCES, _TOKENS = 16, 64
+_SAFETY, _SPREAD_SAFETY = 3.0, 4.0
 
 
 class ExactModel:
-    """A copy of a model in float64: 8 bytes a parameter.
-
-    Attributes:
-        units: Bound on the error of the model's own logits, as `sampling.logit_error` takes it.
-    """
+    """A copy of a model in float64: 8 bytes a parameter."""
 
     def __init__(self, model: Any) -> None:
-        self._model = copy.deepcopy(model).double()
-        tokens = min(_TOKENS, model.config.max_position_embeddings)
-        draw = torch.Generator().manual_seed(0)
-        ids = torch.randint(model.config.vocab_size, (_SEQUENCES, tokens), generator=draw).to(model.device)
-        self.units = _SAFETY * error_units(model(input_ids=ids, use_cache=False).logits, self._logits(ids))
+        self._rounded, self._model = model, copy.deepcopy(model).double()
+        self._bounds: dict[float, ErrorBounds] = {}
+
+    def bounds(self, temperature: float) -> ErrorBounds:
+        """On the errors of the model's own logits."""
+        if temperature not in self._bounds:
+            tokens = min(_TOKENS, self._model.config.max_position_embeddings)
+            draw = torch.Generator().manual_seed(0)
+            ids = torch.randint(self._model.config.vocab_size, (_SEQUENCES, tokens), generator=draw)
+            ids = ids.to(self._model.device)
+            logits = self._rounded(input_ids=ids, use_cache=False).logits
+            measured = measure_errors(logits, self._logits(ids), temperature)
+            self._bounds[temperature] = ErrorBounds(_SAFETY * measured.largest, _SPREAD_SAFETY * measured.spread)
+        return self._bounds[temperature]
 
     def corrections(
         self, rows: Rows, prompts: Sequence[tuple[int, ...]], settings: SamplingSettings
@@ -58,7 +65,7 @@ class ExactModel:
         ids = pad_sequence(sequences, batch_first=True).to(rows.doubtful.device)
         row, place = rows.doubtful.nonzero(as_tuple=True)
         logits = self._logits(ids, row, rows.prompt_tokens[row] + place)
-        tokens, _ = choose(logits, uniform(rows.seeds[row], place), settings, units=0.0)
+        tokens, _ = choose(logits, uniform(rows.seeds[row], place), settings, EXACT)
         wrong = tokens != rows.completions[row, place]
         seen = set[int]()
         for number, at, token in zip(row[wrong].tolist(), place[wrong].tolist(), tokens[wrong].tolist(), strict=True):

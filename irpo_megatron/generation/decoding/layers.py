@@ -3,20 +3,47 @@
 transformers' own code does the same in three times as many, which is most of the time where a model is small. Prompts
 and the exact model go through that code; the tests hold this one against it.
 
-Shapes: B rows, E hidden size, H heads, K key-value heads, D head size, V token ids.
+Shapes: B rows, E hidden size, F feed-forward size, H heads, K key-value heads, D head size, V token ids.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.nn.functional import linear, rms_norm
 
-Attend: TypeAlias = Callable[[int, Tensor, Tensor, Tensor], Tensor]
-"""(layer, scaled query [B, H, D], key [B, K, D], value [B, K, D]) -> [B, H, D]."""
+
+class Rotation(NamedTuple):
+    """What the rows' positions do to their queries and keys."""
+
+    cos: Tensor
+    """[B, D]: the second half repeats the first."""
+    sin: Tensor
+    """[B, D]: likewise."""
+
+
+class Operations(Protocol):
+    """What a step does between its large products, for the kind of device that it is on."""
+
+    def attend(self, layer: int, heads: Tensor, rotation: Rotation, scaling: float) -> Tensor:
+        """What the rows' new tokens see.
+
+        Args:
+            heads: [B, H + 2 K, D]: queries, keys and values, none of them rotated yet. The new tokens' keys and
+                values are kept.
+            scaling: Of the queries.
+
+        Returns:
+            [B, H, D].
+        """
+
+    def add_and_norm(self, hidden: Tensor, change: Tensor, module: Any) -> Tensor:
+        """hidden += change, both [B, E], in place, and what a `module` of root-mean-square norm makes of it."""
+
+    def gate(self, gate_up: Tensor) -> Tensor:
+        """silu of the first half of [B, 2 F], times the second: [B, F]."""
 
 
 class Layers:
@@ -30,45 +57,47 @@ class Layers:
         self._head = model.get_output_embeddings()
         self._layers = [_Layer(layer) for layer in self._model.layers]
 
-    def logits(self, tokens: Tensor, positions: Tensor, attend: Attend) -> Tensor:
+    def logits(self, tokens: Tensor, positions: Tensor, step: Operations) -> Tensor:
         """Feed one token [B] a row, at its position [B] in the row's sequence: the logits [B, V] of the next one."""
         hidden = self._model.embed_tokens(tokens)
-        cos, sin = (part[0].unsqueeze(1) for part in self._model.rotary_emb(hidden, positions.unsqueeze(0)))
-        lower, upper = sin.chunk(2, dim=-1)
-        turn = torch.cat([-lower, upper], dim=-1)  # times a head that is rolled by half, what the rotation adds
-        for number, layer in enumerate(self._layers):
-            hidden = layer(number, hidden, cos, turn, attend)
-        logits: Tensor = self._head(_norm(self._model.norm, hidden))
+        rotation = Rotation(*(part[0] for part in self._model.rotary_emb(hidden, positions.unsqueeze(0))))
+        normed = norm(self._layers[0].first_norm, hidden)
+        following = [layer.first_norm for layer in self._layers[1:]] + [self._model.norm]
+        for number, (layer, next_norm) in enumerate(zip(self._layers, following, strict=True)):
+            seen = step.attend(number, layer.heads(normed), rotation, layer.scaling)
+            normed = step.add_and_norm(hidden, layer.output(seen.flatten(1)), layer.second_norm)
+            normed = step.add_and_norm(hidden, layer.down(step.gate(layer.gate_up(normed))), next_norm)
+        logits: Tensor = self._head(normed)
         return logits
 
 
 class _Layer:
+    """The large products of a layer."""
+
     def __init__(self, layer: Any) -> None:
         attention, mlp = layer.self_attn, layer.mlp
-        self._size = attention.head_dim
-        self._heads = attention.q_proj.out_features // self._size
-        self._kv_heads = attention.k_proj.out_features // self._size
-        self._scaling = attention.scaling
-        self._first_norm, self._second_norm = layer.input_layernorm, layer.post_attention_layernorm
+        size = attention.head_dim
+        self._shape = attention.q_proj.out_features // size, attention.k_proj.out_features // size, size
         self._head_norms = (attention.q_norm, attention.k_norm) if hasattr(attention, "q_norm") else None
         self._qkv = _join(attention.q_proj, attention.k_proj, attention.v_proj)
         self._gate_up = _join(mlp.gate_proj, mlp.up_proj)
-        self._output, self._down = attention.o_proj, mlp.down_proj
-        self._activation = mlp.act_fn
+        self.scaling = attention.scaling
+        self.first_norm, self.second_norm = layer.input_layernorm, layer.post_attention_layernorm
+        self.output, self.down = attention.o_proj, mlp.down_proj
 
-    def __call__(self, number: int, hidden: Tensor, cos: Tensor, turn: Tensor, attend: Attend) -> Tensor:
-        heads = linear(_norm(self._first_norm, hidden), *self._qkv).view(len(hidden), -1, self._size)
-        turning, value = heads[:, : -self._kv_heads], heads[:, -self._kv_heads :]
-        if self._head_norms is not None:
-            query_norm, key_norm = self._head_norms
-            query, key = turning[:, : self._heads], turning[:, self._heads :]
-            turning = torch.cat([_norm(query_norm, query), _norm(key_norm, key)], dim=1)
-        turned = torch.addcmul(turning * cos, turning.roll(self._size // 2, dims=-1), turn)
-        query, key = turned[:, : self._heads], turned[:, self._heads :]
-        seen = attend(number, query * self._scaling, key, value)
-        hidden = _add(hidden, self._output, seen.flatten(1))
-        gate, up = linear(_norm(self._second_norm, hidden), *self._gate_up).chunk(2, dim=-1)
-        return _add(hidden, self._down, self._activation(gate) * up)
+    def heads(self, normed: Tensor) -> Tensor:
+        """[B, E] -> queries, keys and values [B, H + 2 K, D]."""
+        heads, kv_heads, size = self._shape
+        joined = linear(normed, *self._qkv).view(len(normed), -1, size)
+        if self._head_norms is None:
+            return joined
+        query_norm, key_norm = self._head_norms
+        query, key, value = joined[:, :heads], joined[:, heads:-kv_heads], joined[:, -kv_heads:]
+        return torch.cat([norm(query_norm, query), norm(key_norm, key), value], dim=1)
+
+    def gate_up(self, normed: Tensor) -> Tensor:
+        """[B, E] -> [B, 2 F]."""
+        return linear(normed, *self._gate_up)
 
 
 def _join(*modules: Any) -> tuple[Tensor, Tensor | None]:
@@ -85,11 +114,6 @@ def _join(*modules: Any) -> tuple[Tensor, Tensor | None]:
     return weight, bias
 
 
-def _norm(module: Any, hidden: Tensor) -> Tensor:
+def norm(module: Any, hidden: Tensor) -> Tensor:
+    """What a module of root-mean-square norm makes of [..., size]."""
     return rms_norm(hidden, module.weight.shape, module.weight, module.variance_epsilon)
-
-
-def _add(hidden: Tensor, module: Any, change: Tensor) -> Tensor:
-    """hidden + module(change)."""
-    added = torch.addmm(hidden, change, module.weight.t())
-    return added if module.bias is None else added + module.bias

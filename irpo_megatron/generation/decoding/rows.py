@@ -70,6 +70,14 @@ class Rows:
         """The rows that are `chosen` [B], bool."""
         return Rows(**{field.name: getattr(self, field.name)[chosen] for field in fields(self)})
 
+    def parts(self, count: int) -> list[Rows]:
+        """Views of the rows, cut into so many parts of about the same size, or fewer."""
+        cuts = [torch.tensor_split(getattr(self, field.name), min(count, len(self))) for field in fields(self)]
+        return [
+            Rows(**dict(zip((field.name for field in fields(self)), part, strict=True)))
+            for part in zip(*cuts, strict=True)
+        ]
+
     def append(self, tokens: Tensor, certain: Tensor) -> None:
         """One more token [B] a row, and whether each is certain [B]."""
         self.completions.scatter_(1, self.counts.unsqueeze(-1), tokens.unsqueeze(-1))

@@ -1,7 +1,7 @@
 """The choice of the next token: pure functions of logits and of uniform numbers that are named, not drawn in turn.
 
 The logits of one row differ in their last bits with the shape of the batch that they were computed in. So each choice
-comes with a verdict on whether it is *certain*: the same for every logits within `logit_error` of the given ones. An
+comes with a verdict on whether it is *certain*: the same for all logits whose errors are within `ErrorBounds`. An
 uncertain choice is made again, from exact logits (see `exact`). Both routes then lead to the choice that exact logits
 would have made, and the token no longer depends on the batch.
 
@@ -10,6 +10,8 @@ Shapes: B rows, V token ids.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 
@@ -17,6 +19,22 @@ from irpo_megatron.generation.protocol import SamplingSettings
 
 # Rounding of the float64 sums over a vocabulary, far below any error of float32 logits.
 _SUM_ERROR = 1e-12
+
+
+@dataclass(frozen=True, slots=True)
+class ErrorBounds:
+    """How far a row's logits may lie from the exact ones, in machine epsilons of its largest (of 1 if all are below).
+
+    Attributes:
+        largest: Error of any logit.
+        spread: Standard deviation of the errors, under the probabilities that the row gives its tokens.
+    """
+
+    largest: float
+    spread: float
+
+
+EXACT = ErrorBounds(0.0, 0.0)
 
 
 def uniform(seeds: Tensor, positions: Tensor) -> Tensor:
@@ -49,17 +67,30 @@ def _shift_right(bits: Tensor, by: int) -> Tensor:
     return (bits >> by) & ((1 << (64 - by)) - 1)
 
 
-def logit_error(logits: Tensor, units: float) -> Tensor:
-    """How far a row's logits may lie from the exact ones: [B, V] -> [B], float64.
+def error_unit(logits: Tensor) -> Tensor:
+    """What `ErrorBounds` count in: [..., V] -> [...], float64."""
+    return logits.abs().amax(dim=-1).double().clamp(min=1.0) * torch.finfo(logits.dtype).eps
+
+
+def measure_errors(logits: Tensor, exact: Tensor, temperature: float) -> ErrorBounds:
+    """The largest errors that some rows have.
 
     Args:
-        units: The bound, in machine epsilons of the row's largest logit (of 1 where all are smaller).
+        logits: [..., V].
+        exact: The same, float64.
+        temperature: That of the probabilities; at 0 the spread is that of the largest error.
     """
-    largest = logits.abs().amax(dim=-1).double().clamp(min=1.0)
-    return largest * (units * torch.finfo(logits.dtype).eps)
+    errors = (logits.double() - exact) / error_unit(logits).unsqueeze(-1)
+    largest = float(errors.abs().max())
+    if temperature == 0:
+        return ErrorBounds(largest, largest)
+    probabilities = (exact / temperature).softmax(dim=-1)
+    mean = (probabilities * errors).sum(dim=-1, keepdim=True)
+    variance = (probabilities * (errors - mean).square()).sum(dim=-1)
+    return ErrorBounds(largest, float(variance.max().sqrt()))
 
 
-def greedy(logits: Tensor, *, units: float) -> tuple[Tensor, Tensor]:
+def greedy(logits: Tensor, bounds: ErrorBounds) -> tuple[Tensor, Tensor]:
     """The most probable token, the lowest id among equals.
 
     Args:
@@ -71,36 +102,31 @@ def greedy(logits: Tensor, *, units: float) -> tuple[Tensor, Tensor]:
     best = logits.amax(dim=-1, keepdim=True)
     tokens = (logits == best).int().argmax(dim=-1)
     # Counting the tokens in reach, itself included, treats ties and NaN (none in reach) alike: not exactly one.
-    in_reach = logits.double() >= best.double() - 2 * logit_error(logits, units).unsqueeze(-1)
+    reach = 2 * bounds.largest * error_unit(logits).unsqueeze(-1)
+    in_reach = logits.double() >= best.double() - reach
     return tokens, in_reach.sum(dim=-1) == 1
 
 
 def sample(
-    logits: Tensor, uniforms: Tensor, *, temperature: float, top_p: float, units: float
+    logits: Tensor, uniforms: Tensor, bounds: ErrorBounds, *, temperature: float, top_p: float
 ) -> tuple[Tensor, Tensor]:
     """Inverse-CDF sampling over token ids in ascending order.
-
-    A perturbation of at most e in every logit multiplies the odds of any set of tokens by at most exp(2 e / T). So it
-    can carry a boundary of the CDF across u only from within u (1 - u) (exp(2 e / T) - 1) of it.
 
     Args:
         logits: [B, V].
         uniforms: [B], float64, in [0, 1).
         temperature: Above 0.
         top_p: In (0, 1]; see `nucleus`.
-        units: See `logit_error`.
 
     Returns:
         Token ids [B], int64, and whether each is certain [B], bool: False also where the logits are not finite.
     """
     scaled = logits.double() / temperature
-    error = logit_error(logits, units) / temperature
-    weights = scaled.softmax(dim=-1)
-    margin = uniforms * (1 - uniforms) * torch.expm1(2 * error) + _SUM_ERROR
+    unit = error_unit(logits) / temperature
+    weights, in_doubt = scaled.softmax(dim=-1), torch.zeros_like(unit)
     if top_p < 1:
-        kept, doubtful = nucleus(scaled, weights, error, top_p)
-        weights = weights * kept
-        margin = margin + 2 * doubtful / top_p
+        kept, doubtful = nucleus(scaled, weights, bounds.largest * unit, top_p)
+        weights, in_doubt = weights * kept, 2 * doubtful / top_p
     cumulative = weights.cumsum(dim=-1)
     total = cumulative[:, -1:]
     target = uniforms.unsqueeze(-1) * total
@@ -109,9 +135,24 @@ def sample(
         torch.searchsorted(cumulative, target, right=True), torch.searchsorted(cumulative, total.contiguous())
     ).clamp(max=logits.shape[-1] - 1)
     upper = cumulative.gather(-1, tokens)
-    lower = upper - weights.gather(-1, tokens)
-    distance = torch.minimum(upper - target, target - lower) / total
-    return tokens.squeeze(-1), distance.squeeze(-1) > margin
+    edges = torch.cat([upper - weights.gather(-1, tokens), upper], dim=-1) / total
+    margins = _edge_error(edges, unit.unsqueeze(-1), bounds, top_p) + in_doubt.unsqueeze(-1) + _SUM_ERROR
+    certain = ((edges - uniforms.unsqueeze(-1)).abs() > margins).all(dim=-1)
+    return tokens.squeeze(-1), certain
+
+
+def _edge_error(edges: Tensor, unit: Tensor, bounds: ErrorBounds, top_p: float) -> Tensor:
+    """How far errors within their bounds can move values of the CDF.
+
+    An error of at most e in every scaled logit multiplies the odds of any set of tokens by at most exp(2 e), so it
+    moves its probability c by at most c (1 - c) (exp(2 e) - 1). And the derivative of c along the errors is their
+    covariance with the set's indicator, at most sqrt(c (1 - c)) times their standard deviation; the probabilities
+    that both are taken by change on the way by exp(2 e) at most. A nucleus has at least `top_p` of the probabilities
+    by which the deviation is bounded.
+    """
+    variance = edges * (1 - edges)
+    growth = torch.expm1(2 * bounds.largest * unit)
+    return torch.minimum(variance * growth, variance.sqrt() * (bounds.spread / top_p**0.5) * unit * (1 + growth))
 
 
 def nucleus(scaled: Tensor, probabilities: Tensor, error: Tensor, top_p: float) -> tuple[Tensor, Tensor]:
@@ -146,20 +187,8 @@ def nucleus(scaled: Tensor, probabilities: Tensor, error: Tensor, top_p: float) 
     return kept, doubtful
 
 
-def choose(logits: Tensor, uniforms: Tensor, settings: SamplingSettings, *, units: float) -> tuple[Tensor, Tensor]:
+def choose(logits: Tensor, uniforms: Tensor, settings: SamplingSettings, bounds: ErrorBounds) -> tuple[Tensor, Tensor]:
     """Token ids [B] and whether each is certain [B], by the settings' temperature and nucleus."""
     if settings.temperature == 0:
-        return greedy(logits, units=units)
-    return sample(logits, uniforms, temperature=settings.temperature, top_p=settings.top_p, units=units)
-
-
-def error_units(logits: Tensor, exact: Tensor) -> float:
-    """The largest error of some logits, in the units of `logit_error`.
-
-    Args:
-        logits: [..., V].
-        exact: The same, float64.
-    """
-    largest = logits.abs().amax(dim=-1).double().clamp(min=1.0)
-    errors = (logits.double() - exact).abs().amax(dim=-1) / largest
-    return float(errors.max()) / torch.finfo(logits.dtype).eps
+        return greedy(logits, bounds)
+    return sample(logits, uniforms, bounds, temperature=settings.temperature, top_p=settings.top_p)

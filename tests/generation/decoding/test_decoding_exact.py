@@ -10,7 +10,7 @@ from support.tiny_model import make_llama
 
 from irpo_megatron.generation.decoding.exact import ExactModel
 from irpo_megatron.generation.decoding.rows import NewRow, begin_rows
-from irpo_megatron.generation.decoding.sampling import choose, error_units, logit_error, uniform
+from irpo_megatron.generation.decoding.sampling import EXACT, choose, measure_errors, uniform
 from irpo_megatron.generation.protocol import SamplingSettings
 
 SETTINGS = SamplingSettings(temperature=1.0, top_p=1.0, max_tokens=6)
@@ -23,22 +23,16 @@ def load(folder: Path, **changes: object) -> torch.nn.Module:
     return model
 
 
-def test_error_units_are_machine_epsilons_of_the_largest_logit() -> None:
-    exact = torch.tensor([[4.0, -8.0], [0.25, 0.5]], dtype=torch.float64)
-    logits = exact.float() + torch.tensor([[2.0**-18, 0.0], [0.0, 2.0**-20]])
-    # Epsilon is 2^-23; the largest logits are 8 and, since it is below, 1.
-    assert error_units(logits, exact) == pytest.approx(max(2.0**-18 / 8, 2.0**-20) * 2**23)
-    assert logit_error(logits, 3.0).tolist() == pytest.approx([3 * 8 * 2.0**-23, 3 * 2.0**-23])
-
-
 @pytest.mark.parametrize(("layers", "scale"), [(2, 1.0), (16, 8.0)], ids=["usual", "chaotic"])
 def test_the_bound_holds_on_other_sequences_than_it_was_measured_on(tmp_path: Path, layers: int, scale: float) -> None:
     model = load(tmp_path / "model", num_hidden_layers=layers, scale=scale)
     with torch.inference_mode():
-        bound = ExactModel(model).units
+        bounds = ExactModel(model).bounds(0.8)
         ids = torch.randint(29, (64, 100), generator=torch.Generator().manual_seed(5))
         logits = model(ids).logits
-        assert error_units(logits, model.double()(ids).logits) < bound / 1.5
+        seen = measure_errors(logits, model.double()(ids).logits, 0.8)
+        assert seen.largest < bounds.largest / 1.5
+        assert seen.spread < bounds.spread / 1.5
 
 
 def test_the_first_wrong_token_of_a_row_is_corrected(tmp_path: Path) -> None:
@@ -73,5 +67,5 @@ def sample_slowly(model: torch.nn.Module, prompt: tuple[int, ...], seed: int) ->
         for place in range(SETTINGS.max_tokens):
             logits = model(torch.tensor([[*prompt, *ids]])).logits[:, -1].double()
             uniforms = uniform(torch.tensor([seed]), torch.tensor([place]))
-            ids.append(int(choose(logits, uniforms, SETTINGS, units=0.0)[0]))
+            ids.append(int(choose(logits, uniforms, SETTINGS, EXACT)[0]))
     return ids

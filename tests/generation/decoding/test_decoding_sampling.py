@@ -10,7 +10,15 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irpo_megatron.generation.decoding.sampling import greedy, logit_error, nucleus, sample, uniform
+from irpo_megatron.generation.decoding.sampling import (
+    ErrorBounds,
+    error_unit,
+    greedy,
+    measure_errors,
+    nucleus,
+    sample,
+    uniform,
+)
 
 # splitmix64 with the seed 1234567: the outputs that its reference implementation prints.
 SPLITMIX64 = (
@@ -20,7 +28,7 @@ SPLITMIX64 = (
     4593380528125082431,
     16408922859458223821,
 )
-UNITS = 512.0
+BOUNDS = ErrorBounds(largest=512.0, spread=512.0)
 LOGITS = (1.5, -0.5, 0.0, 2.0, -3.0, 0.5)
 # Quantile 0.999 of chi-square by degrees of freedom.
 CHI_SQUARE_LIMIT = {3: 16.27, 5: 20.52, 19: 43.82}
@@ -53,7 +61,7 @@ def draws(logits: tuple[float, ...], count: int, *, temperature: float, top_p: f
     """`count` draws, each with a seed of its own."""
     uniforms = uniform(torch.arange(count) * 7919 + 11, torch.full((count,), 3))
     rows = torch.tensor(logits).expand(count, -1)
-    return sample(rows, uniforms, temperature=temperature, top_p=top_p, units=UNITS)[0].tolist()
+    return sample(rows, uniforms, BOUNDS, temperature=temperature, top_p=top_p)[0].tolist()
 
 
 def test_uniform_is_splitmix64() -> None:
@@ -92,17 +100,17 @@ def test_draws_follow_the_softmax_within_the_nucleus() -> None:
 def test_tokens_lie_on_the_unit_interval_in_the_order_of_their_ids() -> None:
     logits = torch.tensor([0.25, 0.5, 0.25]).log().expand(4, -1)
     uniforms = torch.tensor([0.0, 0.26, 0.74, 0.9], dtype=torch.float64)
-    assert sample(logits, uniforms, temperature=1.0, top_p=1.0, units=UNITS)[0].tolist() == [0, 1, 1, 2]
+    assert sample(logits, uniforms, BOUNDS, temperature=1.0, top_p=1.0)[0].tolist() == [0, 1, 1, 2]
 
 
 def test_the_largest_uniform_stays_inside_the_nucleus() -> None:
     logits = torch.tensor([[3.0, 2.0, -9.0, -9.0]])
     largest = torch.tensor([1 - 2.0**-53], dtype=torch.float64)
-    assert sample(logits, largest, temperature=1.0, top_p=0.99, units=UNITS)[0].tolist() == [1]
+    assert sample(logits, largest, BOUNDS, temperature=1.0, top_p=0.99)[0].tolist() == [1]
 
 
 def test_greedy_takes_the_lowest_of_equal_tokens_and_calls_it_uncertain() -> None:
-    tokens, certain = greedy(torch.tensor([[0.0, 2.0, 2.0], [0.0, 1.0, 2.0], [2.0, 2.0 - 1e-6, 0.0]]), units=UNITS)
+    tokens, certain = greedy(torch.tensor([[0.0, 2.0, 2.0], [0.0, 1.0, 2.0], [2.0, 2.0 - 1e-6, 0.0]]), BOUNDS)
     assert tokens.tolist() == [1, 2, 0]
     assert certain.tolist() == [False, True, False]
 
@@ -111,15 +119,15 @@ def test_greedy_takes_the_lowest_of_equal_tokens_and_calls_it_uncertain() -> Non
 def test_no_choice_from_broken_logits_is_certain(broken: float) -> None:
     logits = torch.tensor([[0.0, broken, 1.0], [0.0, 5.0, 1.0]])
     uniforms = torch.tensor([0.5, 0.5], dtype=torch.float64)
-    assert greedy(logits, units=UNITS)[1].tolist() == [False, True]
-    assert sample(logits, uniforms, temperature=1.0, top_p=1.0, units=UNITS)[1].tolist() == [False, True]
-    assert sample(logits, uniforms, temperature=1.0, top_p=0.9, units=UNITS)[1].tolist() == [False, True]
+    assert greedy(logits, BOUNDS)[1].tolist() == [False, True]
+    assert sample(logits, uniforms, BOUNDS, temperature=1.0, top_p=1.0)[1].tolist() == [False, True]
+    assert sample(logits, uniforms, BOUNDS, temperature=1.0, top_p=0.9)[1].tolist() == [False, True]
 
 
 def test_a_peaked_distribution_is_certain_almost_to_its_ends() -> None:
     logits = torch.tensor([[0.0, 20.0, 0.0]]).expand(3, -1)
     uniforms = torch.tensor([1e-6, 0.5, 1 - 1e-6], dtype=torch.float64)
-    assert sample(logits, uniforms, temperature=1.0, top_p=1.0, units=UNITS)[1].all()
+    assert sample(logits, uniforms, BOUNDS, temperature=1.0, top_p=1.0)[1].all()
 
 
 logit_rows = st.lists(st.floats(-8, 8, width=32), min_size=2, max_size=12)
@@ -173,13 +181,14 @@ def test_a_certain_choice_survives_any_error_within_the_bound(
     row: list[float], signs: list[float], boundary: int, offset: float, top_p: float, temperature: float
 ) -> None:
     logits = torch.tensor([row])
-    error = logit_error(logits, UNITS)
+    error = BOUNDS.largest * error_unit(logits)
     # float64, so that the error is not rounded away; a little inside the bound, which is that of the first logits.
     moved = logits.double() + 0.999 * error * torch.tensor(signs[: len(row)]).double()
+    bounds = ErrorBounds(BOUNDS.largest, 1.001 * measure_errors(logits, moved, temperature).spread)
 
-    token, certain = greedy(logits, units=UNITS)
+    token, certain = greedy(logits, BOUNDS)
     if certain.item():
-        assert greedy(moved, units=UNITS)[0].item() == token.item()
+        assert greedy(moved, BOUNDS)[0].item() == token.item()
 
     # A uniform number beside a boundary of the CDF, at a distance of the order of the margin or anywhere.
     scaled = logits.double() / temperature
@@ -189,16 +198,38 @@ def test_a_certain_choice_survives_any_error_within_the_bound(
     cumulative = weights[0].cumsum(0) / weights.sum()
     beside = cumulative[boundary % len(row)] + offset * error / temperature
     for uniforms in (beside.clamp(0, 1 - 2.0**-53), torch.tensor([abs(offset) / 3.001], dtype=torch.float64)):
-        token, certain = sample(logits, uniforms, temperature=temperature, top_p=top_p, units=UNITS)
+        token, certain = sample(logits, uniforms, bounds, temperature=temperature, top_p=top_p)
         if certain.item():
-            assert sample(moved, uniforms, temperature=temperature, top_p=top_p, units=UNITS)[0].item() == token.item()
+            assert sample(moved, uniforms, bounds, temperature=temperature, top_p=top_p)[0].item() == token.item()
 
 
 @pytest.mark.parametrize("top_p", [1.0, 0.9])
 def test_the_error_bound_is_tight_enough_to_be_cheap(top_p: float) -> None:
     generator = torch.Generator().manual_seed(0)
     logits = torch.randn(5000, 30, generator=generator) * 3
-    _, certain = sample(
-        logits, uniform(torch.arange(5000), torch.tensor([0])), temperature=1.0, top_p=top_p, units=UNITS
-    )
+    uniforms = uniform(torch.arange(5000), torch.tensor([0]))
+    _, certain = sample(logits, uniforms, BOUNDS, temperature=1.0, top_p=top_p)
     assert certain.double().mean() > 0.97
+
+
+def test_errors_that_differ_little_leave_less_in_doubt() -> None:
+    logits = torch.randn(5000, 30, generator=torch.Generator().manual_seed(0))
+    uniforms = uniform(torch.arange(5000), torch.tensor([0]))
+    doubtful = [
+        (~sample(logits, uniforms, ErrorBounds(4096.0, spread), temperature=1.0, top_p=1.0)[1]).double().mean().item()
+        for spread in (4096.0, 512.0)
+    ]
+    assert 0 < doubtful[1] < doubtful[0] / 3
+
+
+def test_errors_are_machine_epsilons_of_the_largest_logit() -> None:
+    exact = torch.tensor([[4.0, -8.0], [0.25, 0.5]], dtype=torch.float64)
+    logits = exact.float() + torch.tensor([[2.0**-18, 0.0], [0.0, 2.0**-20]])
+    # Epsilon is 2^-23; the largest logits are 8 and, since it is below, 1.
+    assert error_unit(logits).tolist() == [8 * 2.0**-23, 2.0**-23]
+    # The deviation of an error that one of two tokens has alone is sqrt(p (1 - p)) of it.
+    errors = [(2.0**-18 / 8 * 2**23, softmax((4.0, -8.0), 0.5)[0]), (2.0**-20 * 2**23, softmax((0.25, 0.5), 0.5)[0])]
+    measured = measure_errors(logits, exact, 0.5)
+    assert measured.largest == pytest.approx(max(error for error, _ in errors))
+    assert measured.spread == pytest.approx(max(error * math.sqrt(p * (1 - p)) for error, p in errors))
+    assert measure_errors(logits, exact, 0.0).spread == measured.largest

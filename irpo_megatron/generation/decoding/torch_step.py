@@ -1,8 +1,8 @@
-"""Attention of the decoding loop over keys and values in pages.
+"""A step's operations in torch's own, on any device.
 
-A row's tokens lie in pages: those of its prompt, which the other samples of the prompt read with it, and its own. Each
-page is multiplied once, by all rows that read it. A page's result is a softmax average of its values; a row's is the
-average of its pages' results, weighted by the softmax of their log-sum-exps, which is one softmax over all of them.
+In attention each page is multiplied once, by all rows that read it. A page's result is a softmax average of its values;
+a row's is the average of its pages' results, weighted by the softmax of their log-sum-exps, which is one softmax over
+all of them.
 
 Shapes: B rows, H heads, K key-value heads, D head size, P pages of PAGE tokens, R rows at most that read one page.
 """
@@ -14,62 +14,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import pad, scaled_dot_product_attention
+from torch.nn.functional import silu
 
+from irpo_megatron.generation.decoding.layers import Rotation, norm
 from irpo_megatron.generation.decoding.pages import PAGE, Pages
+from irpo_megatron.generation.decoding.rows import Rows
 
-IMPLEMENTATION = "irpo_pages"
-"""The name that transformers knows `attend` by."""
 # exp of it is 0 beside any score, and it is finite: a page that a row sees nothing of stays free of NaN.
 _HIDDEN = -1e30
-
-
-def attend(
-    module: Any,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    *,
-    scaling: float,
-    store: PromptPages | None = None,
-    **unused: Any,
-) -> tuple[Tensor, None]:
-    """The attention that transformers' model code calls: each token of a sequence sees itself and those before it.
-
-    Args:
-        query: [B, H, L, D].
-        key: [B, K, L, D].
-        value: [B, K, L, D].
-        store: Where keys and values are to be kept.
-
-    Returns:
-        [B, L, H, D], and no weights.
-    """
-    if store is not None:
-        store.keep(module.layer_idx, key, value)
-    output = scaled_dot_product_attention(
-        query, key, value, is_causal=True, scale=scaling, enable_gqa=query.shape[1] != key.shape[1]
-    )
-    return output.transpose(1, 2).contiguous(), None
-
-
-@dataclass(frozen=True, slots=True)
-class PromptPages:
-    """Where the keys and values of whole prompts, padded on the right, are kept."""
-
-    pool: Pages
-    pages: Tensor
-    """[pages]: prompt after prompt."""
-    filled: Tensor
-    """[prompts, pages of the longest], bool: which pages of the padded prompts those are."""
-
-    def keep(self, layer: int, key: Tensor, value: Tensor) -> None:
-        """Keep what a layer has computed for the prompts: [prompts, K, L, D] each."""
-        pages = self.filled.shape[1]
-        for store, tokens in zip(self.pool.tokens[layer], (key, value), strict=True):
-            padded = pad(tokens, (0, 0, 0, pages * PAGE - tokens.shape[2]))
-            store[self.pages] = padded.view(*tokens.shape[:2], pages, PAGE, -1).transpose(1, 2)[self.filled]
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,39 +76,56 @@ def find_readers(pool: Pages, pages: Tensor, tokens: Tensor, ranks: Tensor) -> R
     return Readers(pool, rows, hidden.view(-1, 1, 1, PAGE), parts)
 
 
-class StepAttention:
-    """Attention of one new token a row."""
+class TorchStep:
+    """`layers.Operations` for one new token a row."""
 
-    def __init__(self, own: Readers, shared: Readers, pages: Tensor, counts: Tensor) -> None:
+    def __init__(self, own: Pages, shared: Pages, rows: Rows) -> None:
         """
         Args:
-            own: The rows' own pages, the one that takes the new token included.
+            own: The rows' own pages, those that take the new tokens included.
             shared: Their prompts' pages.
-            pages: [B, any]: each row's own pages, in order.
-            counts: [B]: own tokens that each row has in pages already.
         """
-        self._own, self._shared = own, shared
-        heads = own.pool.tokens.shape[3]
+        pages, counts = rows.pages, rows.counts
+        self._own = own_readers = find_readers(own, pages, counts + 1, torch.zeros_like(counts))
+        self._shared = shared_readers = find_readers(shared, rows.prompt_pages, rows.prompt_tokens, rows.ranks())
+        heads = own.tokens.shape[3]
         page = pages.gather(1, (counts // PAGE).unsqueeze(-1))
         place = (page * heads + torch.arange(heads, device=page.device)) * PAGE + (counts % PAGE).unsqueeze(-1)
         # [B K]: where the new token goes, among all tokens of all heads of all own pages.
         self._places = place.flatten()
         # [B, most pages of a row]: its results among those of own and shared pages; the last, nothing, for none.
-        offset, nothing = own.rows.numel(), own.rows.numel() + shared.rows.numel()
+        offset = own_readers.rows.numel()
+        nothing = offset + shared_readers.rows.numel()
         self._parts = torch.cat(
             [
-                torch.where(own.parts < 0, nothing, own.parts),
-                torch.where(shared.parts < 0, nothing, shared.parts + offset),
+                torch.where(own_readers.parts < 0, nothing, own_readers.parts),
+                torch.where(shared_readers.parts < 0, nothing, shared_readers.parts + offset),
             ],
             dim=1,
         )
 
-    def __call__(self, layer: int, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        """query [B, H, D], key and value [B, K, D] of the new tokens -> [B, H, D]."""
+    def attend(self, layer: int, heads: Tensor, rotation: Rotation, scaling: float) -> Tensor:
+        """See the protocol."""
+        kv_heads, size = self._own.pool.tokens.shape[3], heads.shape[-1]
+        turning, value = heads[:, :-kv_heads], heads[:, -kv_heads:]
+        lower, upper = rotation.sin.chunk(2, dim=-1)
+        # Times a head that is rolled by half, this is what the rotation adds.
+        turn = torch.cat([-lower, upper], dim=-1).unsqueeze(1)
+        turned = torch.addcmul(turning * rotation.cos.unsqueeze(1), turning.roll(size // 2, dims=-1), turn)
+        query, key = turned[:, :-kv_heads] * scaling, turned[:, -kv_heads:]
         for store, tokens in zip(self._own.pool.tokens[layer], (key, value), strict=True):
-            store.view(-1, tokens.shape[-1]).index_copy_(0, self._places, tokens.flatten(0, 1))
+            store.view(-1, size).index_copy_(0, self._places, tokens.flatten(0, 1))
         (own_sums, own), (shared_sums, shared) = self._own.results(layer, query), self._shared.results(layer, query)
         no_sum = own_sums.new_full((1, own_sums.shape[1]), _HIDDEN)
         shares = torch.cat([own_sums, shared_sums, no_sum])[self._parts].softmax(dim=1).to(own.dtype)
         averages = torch.cat([own, shared, torch.zeros_like(own[:1])])[self._parts]
         return averages.mul_(shares.unsqueeze(-1)).sum(dim=1)
+
+    def add_and_norm(self, hidden: Tensor, change: Tensor, module: Any) -> Tensor:
+        """See the protocol."""
+        return norm(module, hidden.add_(change))
+
+    def gate(self, gate_up: Tensor) -> Tensor:
+        """See the protocol."""
+        gate, up = gate_up.chunk(2, dim=-1)
+        return silu(gate) * up
