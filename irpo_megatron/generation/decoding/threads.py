@@ -6,7 +6,7 @@ each other costs as much as the work.
 
 from __future__ import annotations
 
-import time
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor, wait
 from typing import TypeVar
@@ -30,11 +30,10 @@ class Threads:
     def __init__(self, device: torch.device) -> None:
         threads = torch.get_num_threads()
         self.count = min(threads, _MOST_PARTS) if device.type == "cpu" else 1
-        self._pool = ThreadPoolExecutor(
-            self.count, initializer=torch.set_num_threads, initargs=(threads // self.count,)
-        )
-        # A thread begins when it is needed; what it sets is the default of threads that torch meets later.
-        wait([self._pool.submit(time.sleep, 0.01) for _ in range(self.count)])
+        self._pool = ThreadPoolExecutor(self.count, initializer=_use, initargs=(threads // self.count,))
+        # A thread begins when there is work for it; what it sets is also the default of threads that torch meets later.
+        everyone = threading.Barrier(self.count)
+        wait([self._pool.submit(everyone.wait) for _ in range(self.count)])
         torch.set_num_threads(threads)
 
     def map(self, function: Callable[[_Part], _Result], parts: Sequence[_Part]) -> list[_Result]:
@@ -42,3 +41,9 @@ class Threads:
         if self.count == 1:
             return [function(part) for part in parts]
         return list(self._pool.map(function, parts))
+
+
+def _use(threads: int) -> None:
+    """How many torch uses for an operation of this thread."""
+    torch.set_num_threads(threads)
+    torch.get_num_threads()  # the first question settles it for the thread
