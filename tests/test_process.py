@@ -161,7 +161,7 @@ def test_errors_tell_what_was_seen_the_rule_and_the_remedy() -> None:
 def test_environment_names_versions_and_nothing_secret(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "hf_secret")
     environment = describe_environment()
-    assert set(environment) == {"python", "platform", "processors", "packages"}
+    assert set(environment) == {"python", "platform", "processors", "packages", "image"}
     assert environment["python"] == ".".join(map(str, sys.version_info[:3]))
     assert environment["packages"]["tensorrt-llm"] is None or "." in environment["packages"]["tensorrt-llm"]
     assert environment["packages"]["pyarrow"] == pyarrow.__version__
