@@ -12,8 +12,10 @@ TRL_VENV := .venv-trl
 TRL_BEFORE_FUSED_HEAD := 1.13.0
 BIN := $(VENV)/bin
 PIP_INSTALL := -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+IMAGES := train generate cpu
+IMAGE_VERSIONS = $(shell grep -E '^[A-Z][A-Z0-9_]*=[A-Za-z0-9._:@/+-]+$$' docker/versions.env)
 
-.PHONY: help demo test check unit base-install format experiments bench bench-data clean
+.PHONY: help demo test check unit base-install format experiments bench bench-data images $(IMAGES:%=image-%) clean
 
 help:
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 24
@@ -28,6 +30,7 @@ check: $(VENV)/.installed base-install ## linters, types, import rules; the base
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/hadolint docker/*.Dockerfile
 
 unit: $(VENV)/.installed ## tests with coverage
 	$(BIN)/coverage erase
@@ -50,6 +53,12 @@ bench: bench-data $(VENV)/.installed $(TRL_VENV)/.installed ## training against 
 
 bench-data:
 	@test -f "$(DATA)" || { echo "GSM8K's training file is not at '$(DATA)': make bench DATA=path/to/train.jsonl"; exit 1; }
+
+images: $(IMAGES:%=image-%) ## build the container images, or one: make images IMAGES=train
+
+$(IMAGES:%=image-%): image-%:
+	docker build --file docker/$*.Dockerfile $(IMAGE_VERSIONS:%=--build-arg %) \
+		--label org.opencontainers.image.revision=$$(git rev-parse HEAD) --tag irpo-megatron:$* .
 
 clean: ## remove what was installed and computed here
 	rm -rf $(VENV) $(BASE_VENV) $(TRL_VENV) runs build .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache

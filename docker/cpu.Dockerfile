@@ -1,16 +1,17 @@
-# The whole loop on a CPU, as `make demo` sets it up. Written and linted by eye only: it has not been built.
-#   docker build --file docker/cpu.Dockerfile --tag irpo-megatron:cpu .
-#   docker run --rm --volume "$PWD/runs:/work/runs" irpo-megatron:cpu run examples/arithmetic_cpu.yaml
-FROM python:3.11.7-slim-bookworm
+# check=skip=InvalidDefaultArgInFrom
+# The whole loop on a CPU, as `make demo` sets it up: docs/containers.md. Linted, and never built.
+ARG PYTHON_VERSION
+FROM python:${PYTHON_VERSION}-bookworm
+ARG PYTHON_VERSION
+LABEL org.opencontainers.image.title="irpo-megatron, CPU" \
+      org.opencontainers.image.base.name="python:${PYTHON_VERSION}-bookworm"
 
-RUN apt-get update \
-    && apt-get install --yes --no-install-recommends git make \
-    && rm -rf /var/lib/apt/lists/* \
-    && useradd --create-home irpo
-
-USER irpo
+COPY docker/versions.env /etc/irpo-megatron/versions.env
+RUN useradd --uid 10001 --create-home irpo \
+    && install --directory --owner irpo /work
+USER 10001
 WORKDIR /work
-COPY --chown=irpo:irpo . .
+COPY --chown=10001 . .
 RUN make .venv/.installed
 
 ENTRYPOINT [".venv/bin/irpo"]
