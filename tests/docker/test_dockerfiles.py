@@ -58,7 +58,6 @@ def test_the_image_holds_the_versions_where_a_run_looks_for_them(dockerfile: Pat
     assert f"docker/versions.env {IMAGE_VERSIONS}" in instructions(dockerfile, "COPY")
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="make's own dialect")
 def test_make_hands_over_every_version(versions: dict[str, str]) -> None:
     command = ["make", "--dry-run", "--no-print-directory", "images", "IMAGES=train"]
     said = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
