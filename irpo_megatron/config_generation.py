@@ -19,6 +19,13 @@ class TransformersConfig(Section):
     """MiB for keys and values; fewer samples are decoded at once where they would need more."""
 
 
+class Fp8WeightsConfig(Section):
+    """FP8 copies of the models, made by modelopt where the engine is; GPUs of compute capability 8.9 or more."""
+
+    calibration_prompts: PositiveInt = 512
+    """Training problems, drawn by the seed, whose largest activations set the scales; all where there are fewer."""
+
+
 class TensorRTLLMConfig(Section):
     """TensorRT-LLM 1.2, its LLM API (CUDA only, in an environment of its own)."""
 
@@ -38,6 +45,8 @@ class TensorRTLLMConfig(Section):
     """Share of the GPU memory that the weights leave, for keys and values."""
     kv_cache_dtype: Literal["auto", "fp8"] = "auto"
     """Numbers that keys and values are kept in; `auto` is as the model folder says."""
+    fp8_weights: Fp8WeightsConfig | None = None
+    """Sample with FP8 copies of M_t and of the candidates; null samples with the weights as they are."""
     cuda_graphs: bool = True
     """Replay decoding steps as CUDA graphs."""
     timeout_seconds: PositiveFloat = 1800.0
@@ -106,6 +115,11 @@ class GenerationConfig(Section):
     def temperature_at(self, iteration: int) -> float:
         """The temperature of a 1-based iteration: the list's entry for it, or the one number."""
         return self.temperature[iteration - 1] if isinstance(self.temperature, tuple) else self.temperature
+
+    @property
+    def fp8_weights(self) -> Fp8WeightsConfig | None:
+        """How FP8 copies of the models are made for the engine; None where it loads the models themselves."""
+        return None if self.tensorrt_llm is None else self.tensorrt_llm.fp8_weights
 
     @property
     def gpus_a_worker(self) -> int:

@@ -50,9 +50,9 @@ class SlurmConfig(Section):
     qos: _Name | None = None
     """Quality of service; null is the site's default."""
     train: ContainerConfig | None = None
-    """The image of every process that does not sample; null runs them by the interpreter that runs `irpo`."""
+    """The image of every other process; null runs them by the interpreter that runs `irpo`."""
     generate: ContainerConfig | None = None
-    """The image of the workers, which sample; null runs them by `generation.python`."""
+    """The image of what samples, and makes FP8 copies for it; null runs that by `generation.python`."""
     sbatch: tuple[_Option, ...] = ()
     """Further options of the job, each a line of the job script: `--constraint=h100`."""
     srun: tuple[_Option, ...] = ()

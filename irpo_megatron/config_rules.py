@@ -169,6 +169,12 @@ def _backend_rules(config: Config) -> Iterator[tuple[bool, str, str, str]]:
         "this backend has a section of its own",
         f"set 'generation.{generation.backend}={example}', or generation.backend=transformers",
     )
+    yield (
+        generation.backend != "tensorrt_llm" and generation.fp8_weights is not None,
+        f"generation.backend = {generation.backend}, generation.tensorrt_llm.fp8_weights is given",
+        "FP8 copies are made for TensorRT-LLM: transformers computes in fp32 or bf16, a server loads what it serves",
+        "set generation.backend=tensorrt_llm, or generation.tensorrt_llm.fp8_weights=null",
+    )
     for name, own in (("tensorrt_llm", _OWN_LLM_ARGUMENTS), ("openai", _OWN_REQUEST_KEYS)):
         clashing = sorted(own & set(getattr(sections[name][0], "extra", {})))
         yield (

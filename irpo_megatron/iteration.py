@@ -31,6 +31,7 @@ from irpo_megatron.requests import (
     JudgeRequest,
     PairsRequest,
     ProblemsRequest,
+    QuantiseRequest,
     ReferenceRequest,
     ReportRequest,
     Request,
@@ -64,7 +65,7 @@ def run_stage(config: Config, console: Console, *, stage: str, iteration: int, r
     Raises:
         UserError: the run has no such iteration, or a directory of an earlier stage is missing.
     """
-    first = 0 if stage in ("convert", "evaluate", "report") else 1
+    first = 0 if stage in ("convert", "quantise", "evaluate", "report") else 1
     if not first <= iteration <= config.iterations:
         raise UserError(
             f"irpo {stage} --iteration {iteration}",
@@ -79,8 +80,10 @@ def run_stage(config: Config, console: Console, *, stage: str, iteration: int, r
 
 def run_loop(run: RunDirectory) -> None:
     """The method."""
-    method = run.config.method
+    method, in_fp8 = run.config.method, run.config.generation.fp8_weights is not None
     convert(run, 0)
+    if in_fp8:  # the engine loads a copy of each model
+        quantise(run, 0)
     evaluate(run, 0)
     for t in range(1, run.config.iterations + 1):
         if method != "sft":  # sft trains on gold solutions
@@ -92,6 +95,8 @@ def run_loop(run: RunDirectory) -> None:
         train(run, t)
         select(run, t)
         convert(run, t)
+        if in_fp8:
+            quantise(run, t)
         evaluate(run, t)
         if run.has_news:
             report(run, t)
@@ -134,7 +139,7 @@ def _follow_recipe(run: RunDirectory) -> None:
 
 def generate(run: RunDirectory, t: int) -> None:
     """Sample N completions a prompt from M_{t-1}."""
-    inputs = {"problems": problems(run), "model_folder": model_folder(run, t - 1)}
+    inputs = {"problems": problems(run), "model_folder": engine_folder(run, t - 1)}
     run.make("generate", t, "irpo_megatron.generation.stage", GenerateRequest, inputs=inputs)
 
 
@@ -245,14 +250,18 @@ def _judge(run: RunDirectory, t: int, checkpoints: list[Path], work: Path) -> No
     if len(checkpoints) == 1:
         write_json(work / SELECTION, {"step": step_of(checkpoints[0].name), "candidates": []})
         return
-    folders = work / "candidates"
-    folders.mkdir(exist_ok=True)
-    _export(run, t, "select-convert", folders, {path.name: path for path in checkpoints})
+    folder = work / "candidates"
+    folder.mkdir(exist_ok=True)
+    _export(run, t, "select-convert", folder, {path.name: path for path in checkpoints})
+    candidates = {path.name: folder / path.name for path in checkpoints}
+    if run.config.generation.fp8_weights is not None:
+        _quantise(run, t, "select-quantise", folder / "fp8", candidates)
+        candidates = {name: folder / "fp8" / name for name in candidates}
     request = JudgeRequest(
         output=work,
         iteration=t,
         problems=problems(run),
-        candidates={path.name: folders / path.name for path in checkpoints},
+        candidates=candidates,
         **JudgeRequest.config_values(run.config),
     )
     run.process("select", "irpo_megatron.evaluation.judge", request)
@@ -282,9 +291,35 @@ def _export(run: RunDirectory, t: int, name: str, output: Path, checkpoints: dic
     run.process(name, "irpo_megatron.conversion.export_stage", request)
 
 
+def quantise(run: RunDirectory, t: int) -> None:
+    """An FP8 copy of M_t, for the engine to load where generation.tensorrt_llm.fp8_weights is given."""
+    if run.config.generation.fp8_weights is None:
+        raise UserError(
+            "irpo quantise, and generation.tensorrt_llm.fp8_weights = null",
+            "FP8 copies are made where the engine is to load such",
+            "set 'generation.tensorrt_llm.fp8_weights={}'",
+        )
+    folder, directory = model_folder(run, t), run.stage_directory("quantise", t)
+    made_from = {"problems": problems(run), "model_folder": folder}
+    with run.stage("quantise", t, directory, reads=[QuantiseRequest], inputs=made_from) as work:
+        if work is not None:
+            _quantise(run, t, "quantise", work, {".": folder})
+
+
+def _quantise(run: RunDirectory, t: int, name: str, output: Path, models: dict[str, Path]) -> None:
+    request = QuantiseRequest(
+        output=output,
+        iteration=t,
+        problems=problems(run),
+        models=models,
+        **QuantiseRequest.config_values(run.config),
+    )
+    run.process(name, "irpo_megatron.generation.quantisation", request)
+
+
 def evaluate(run: RunDirectory, t: int) -> None:
     """Accuracy, maj@k and pass@k of M_t on the test problems."""
-    inputs = {"problems": problems(run), "model_folder": model_folder(run, t)}
+    inputs = {"problems": problems(run), "model_folder": engine_folder(run, t)}
     run.make("evaluate", t, "irpo_megatron.evaluation.stage", EvaluateRequest, inputs=inputs)
 
 
@@ -302,6 +337,7 @@ STAGES: dict[str, Callable[[RunDirectory, int], None]] = {
     "train": train,
     "select": select,
     "convert": convert,
+    "quantise": quantise,
     "evaluate": evaluate,
     "report": report,
 }
@@ -324,6 +360,12 @@ def model_folder(run: RunDirectory, t: int) -> Path:
         return recipe.run_dir / f"iteration-{recipe.iterations:02d}" / "checkpoint-hf"
     assert model.path is not None
     return model.path
+
+
+def engine_folder(run: RunDirectory, t: int) -> Path:
+    """M_t as the engine loads it: its Hugging Face folder, or the FP8 copy of that."""
+    in_fp8 = run.config.generation.fp8_weights is not None
+    return run.stage_directory("quantise", t) if in_fp8 else model_folder(run, t)
 
 
 def megatron_checkpoint(run: RunDirectory, t: int) -> Path:

@@ -143,7 +143,7 @@ class GenerateRequest(Request):
     launch: LaunchConfig
     problems: Path
     model_folder: Path
-    """Hugging Face folder of M_{t-1}."""
+    """Hugging Face folder of M_{t-1}, as the engine loads it."""
 
     def sampling(self) -> tuple[SamplingJob, ...]:
         """The iteration's training problems, then the held-out ones where a retraining is to use them too."""
@@ -241,6 +241,22 @@ class ExportRequest(Request):
     """The Hugging Face folder of M_0: config.json, generation config and tokenizer are carried over from it."""
 
 
+class QuantiseRequest(Request):
+    """Write FP8 copies of Hugging Face folders, which TensorRT-LLM loads instead of them."""
+
+    seed: int
+    task: str
+    generation: GenerationConfig
+    launch: LaunchConfig
+    problems: Path
+    models: dict[str, Path]
+    """Name of the folder to write below `output` (`.` is `output` itself) -> Hugging Face folder."""
+
+    @property
+    def python(self) -> Path | None:
+        return self.generation.python
+
+
 class JudgeRequest(Request):
     """Greedy accuracy of every candidate on the held-out problems: `selection.json` names the best."""
 
@@ -251,7 +267,7 @@ class JudgeRequest(Request):
     launch: LaunchConfig
     problems: Path
     candidates: dict[str, Path]
-    """Name of a candidate (`step-000025`) -> its Hugging Face folder."""
+    """Name of a candidate (`step-000025`) -> its Hugging Face folder, as the engine loads it."""
 
     def sampling(self) -> tuple[SamplingJob, ...]:
         """Each candidate's greedy answers to the held-out problems, in a folder of its own."""

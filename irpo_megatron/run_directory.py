@@ -5,6 +5,7 @@ runs/<name>/
   problems/  base-model/                          (base-model/ where it is made here)
   iteration-00/ checkpoint-megatron/ evaluation/  (M_0)
   iteration-01/ generations/ scores/ pairs/ reference/ training/ selection/ checkpoint-hf/ evaluation/
+  iteration-NN/ checkpoint-fp8/                   (from 00 on, where the engine is to load FP8 copies)
   logs/ iteration-01-train.log ...  tensorboard/
 """
 
@@ -55,6 +56,7 @@ DIRECTORIES = {
     "train": "training",
     "select": "selection",
     "convert": "checkpoint-hf",
+    "quantise": "checkpoint-fp8",
     "evaluate": "evaluation",
 }
 # At iteration 0 conversion goes the other way: the base model, into Megatron.

@@ -36,10 +36,14 @@ def _stages(run_dir: Path) -> Iterator[tuple[str, str, Path]]:
     yield "", "problems", run_dir / "problems"
     if config.model.random is not None:
         yield "", "base-model", run_dir / "base-model"
+    absent = {"irpo": set[str](), "star": {"reference"}, "sft": {"generate", "score", "reference"}}[config.method]
+    if config.generation.fp8_weights is None:
+        absent.add("quantise")
     base = run_dir / "iteration-00"
     yield "0", "convert", base / MEGATRON_BASE
-    yield "0", "evaluate", base / DIRECTORIES["evaluate"]
-    absent = {"irpo": (), "star": ("reference",), "sft": ("generate", "score", "reference")}[config.method]
+    for stage in ("quantise", "evaluate"):
+        if stage not in absent:
+            yield "0", stage, base / DIRECTORIES[stage]
     for iteration in range(1, config.iterations + 1):
         for stage, directory in DIRECTORIES.items():
             if stage not in absent:

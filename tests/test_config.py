@@ -657,6 +657,16 @@ def test_validate_names_its_file() -> None:
             )
             for backend, section in [("tensorrt_llm", "{}"), ("openai", "{url: ADDRESS}")]
         ),
+        *(
+            (
+                [f"generation.backend={backend}", *section, "generation.tensorrt_llm.fp8_weights={}"],
+                f"generation.backend = {backend}, generation.tensorrt_llm.fp8_weights is given",
+                "FP8 copies are made for TensorRT-LLM: transformers computes in fp32 or bf16, a server loads what it "
+                "serves",
+                "set generation.backend=tensorrt_llm, or generation.tensorrt_llm.fp8_weights=null",
+            )
+            for backend, section in [("transformers", []), ("openai", ["generation.openai={url: http://s/v1}"])]
+        ),
         (
             ["generation.tensorrt_llm.extra={trust_remote_code: true, attn_backend: TRTLLM, model: m}"],
             "generation.tensorrt_llm.extra has model, trust_remote_code",
@@ -715,6 +725,7 @@ def test_rule_between_keys(file: Path, overrides: list[str], seen: str, rule: st
         ["precision.dtype=bf16", "precision.fp8={recipe: tensorwise, first_layers_bf16: 1, last_layers_bf16: 2}"],
         ["precision.dtype=bf16", "precision.fp8={recipe: mxfp8, format: e4m3, amax_history: 1024}"],
         ["generation.backend=tensorrt_llm", "generation.tensorrt_llm={}"],
+        ["generation.backend=tensorrt_llm", "generation.tensorrt_llm.fp8_weights.calibration_prompts=64"],
         ["generation.backend=tensorrt_llm", "generation.tensorrt_llm.extra={attn_backend: TRTLLM}"],
         ["generation.backend=openai", "generation.openai.url=http://127.0.0.1:8000/v1"],
         ["generation.openai={url: http://server/v1, extra: {return_token_ids: true}}"],

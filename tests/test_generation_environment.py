@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import importlib.metadata
+import importlib.util
+import json
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+import irpo_megatron
 from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.errors import UserError
+from irpo_megatron.generation.probe import describe_interpreter
 from irpo_megatron.generation_environment import check_generation_environment
 
 STAND_IN = Path(__file__).parent / "support" / "fake_tensorrt_llm"
@@ -86,10 +91,78 @@ def test_an_interpreter_without_this_package(tmp_path: Path, init: str, last: st
     assert "pip install irpo-megatron==" in error.remedy
 
 
-def test_another_version_of_this_package(tmp_path: Path) -> None:
-    room = tmp_path / "irpo_megatron" / "generation"
+def answering(folder: Path, version: str, **packages: str | None) -> Path:
+    """An interpreter of an environment that says of itself what is given."""
+    room = folder / "irpo_megatron" / "generation"
     room.mkdir(parents=True)
-    for folder in (room.parent, room):
-        (folder / "__init__.py").write_text("")
-    (room / "probe.py").write_text("""print('{"irpo_megatron": "0.0.1", "packages": {}}')""")
-    assert "has irpo-megatron 0.0.1, and this is " in refusal(python=interpreter(tmp_path)).seen
+    for path in (room.parent, room):
+        (path / "__init__.py").write_text("")
+    (room / "probe.py").write_text(f"print({json.dumps({'irpo_megatron': version, 'packages': packages})!r})")
+    return interpreter(folder)
+
+
+def test_another_version_of_this_package(tmp_path: Path) -> None:
+    error = refusal(python=answering(tmp_path, "0.0.1"))
+    assert "has irpo-megatron 0.0.1, and this is " in error.seen
+
+
+FP8: dict[str, Any] = {"backend": "tensorrt_llm", "tensorrt_llm": {"fp8_weights": {}}}
+
+
+@pytest.mark.skipif(importlib.util.find_spec("modelopt") is None, reason="needs modelopt")
+def test_modelopt_is_looked_for_by_the_name_of_its_distribution() -> None:
+    packages = describe_interpreter("tensorrt_llm", "fp8")["packages"]
+    assert list(packages) == ["tensorrt_llm", "modelopt", "transformers"]
+    assert packages["modelopt"] == importlib.metadata.version("nvidia-modelopt")
+
+
+@pytest.mark.parametrize("version", ["0.37.0", "0.46.1"])
+def test_an_environment_that_makes_fp8_copies(tmp_path: Path, version: str) -> None:
+    packages = {"tensorrt_llm": "1.2.1", "modelopt": version, "transformers": "4.57.1"}
+    python = answering(tmp_path, irpo_megatron.__version__, **packages)
+    check_generation_environment(GenerationConfig.model_validate(FP8 | {"python": python}))
+
+
+@pytest.mark.parametrize(
+    ("version", "seen"),
+    [
+        (None, "lacks modelopt"),
+        ("0.36.1", "has modelopt 0.36.1"),
+        ("0.47.0", "has modelopt 0.47.0"),
+        ("unknown", "has"),
+    ],
+)
+def test_an_environment_that_does_not(tmp_path: Path, version: str | None, seen: str) -> None:
+    packages = {"tensorrt_llm": "1.2.1", "modelopt": version, "transformers": "4.57.1"}
+    error = refusal(**FP8, python=answering(tmp_path, irpo_megatron.__version__, **packages))
+    assert f"{tmp_path / 'python'} {seen}" in error.seen
+    assert "nvidia-modelopt>=0.37,<0.47" in error.remedy
+
+
+@pytest.mark.parametrize(
+    ("answer", "refused"),
+    [
+        ("8.0\n8.0", True),
+        ("8.6\n7.5", True),
+        ("8.9", False),
+        ("9.0\n9.0", False),
+        ("10.0", False),
+        ("8.0\n9.0", False),  # which of them the engine gets is not known here
+        ("NVIDIA-SMI has failed", False),
+    ],
+)
+def test_gpus_that_are_here_know_fp8(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, answer: str, refused: bool
+) -> None:
+    (tmp_path / "bin").mkdir()
+    smi = tmp_path / "bin" / "nvidia-smi"
+    smi.write_text(f'#!/bin/sh\n[ "$1" = --query-gpu=compute_cap ] && printf "{answer}"\n')
+    smi.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    packages = {"tensorrt_llm": "1.2.1", "modelopt": "0.37.0", "transformers": "4.57.1"}
+    python = answering(tmp_path, irpo_megatron.__version__, **packages)
+    if refused:
+        error = refusal(**FP8, python=python)
+        assert error.seen.startswith("the GPUs of this machine have compute capability 8.")
+    else:
+        check_generation_environment(GenerationConfig.model_validate(FP8 | {"python": python}))

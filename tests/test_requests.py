@@ -43,7 +43,7 @@ TREE: dict[str, Any] = {
     "generation": {
         "temperature": [0.8, 1, 1.3, 1.3],
         "stop": ["\n\n", "é"],
-        "tensorrt_llm": {},
+        "tensorrt_llm": {"fp8_weights": {}},
         "openai": {"url": "http://server/v1"},
     },
     "selection": {"held_out": 0.125},

@@ -65,6 +65,13 @@ def test_a_run_that_has_not_begun(tmp_path: Path, method: str) -> None:
     ]
 
 
+def test_fp8_copies_are_stages(tmp_path: Path) -> None:
+    generation = {"backend": "tensorrt_llm", "tensorrt_llm": {"fp8_weights": {}}}
+    stages = [row[:2] for row in status_rows(make_run(tmp_path / "run", method="sft", generation=generation))]
+    base = [("", "problems"), ("0", "convert"), ("0", "quantise"), ("0", "evaluate")]
+    assert stages == base + [("1", stage) for stage in (*STAGES["sft"][:-1], "quantise", "evaluate")]
+
+
 def test_every_iteration_has_its_stages(tmp_path: Path) -> None:
     rows = list(status_rows(make_run(tmp_path / "run", iterations=3, method="star")))
     expected = [(str(t), stage) for t in (1, 2, 3) for stage in STAGES["star"]]

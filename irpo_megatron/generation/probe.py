@@ -1,6 +1,6 @@
-"""What an interpreter has for a backend: asked before anything heavy starts, without importing an engine.
+"""What an interpreter has for a backend, and for FP8: asked before anything heavy starts, without importing an engine.
 
-python -m irpo_megatron.generation.probe BACKEND
+python -m irpo_megatron.generation.probe BACKEND [fp8]
 """
 
 from __future__ import annotations
@@ -13,18 +13,24 @@ import sys
 import irpo_megatron
 from irpo_megatron.artifacts import Json
 
-_PACKAGES = {
+PACKAGES = {
     "transformers": ("torch", "transformers"),
     "tensorrt_llm": ("tensorrt_llm",),
     "openai": ("httpx", "tenacity"),
+    "fp8": ("modelopt", "transformers"),
 }
+_DISTRIBUTIONS = {"modelopt": "nvidia-modelopt"}
 
 
-def describe_interpreter(backend: str) -> Json:
-    """The version of this package here, and of every package of the backend; None where one is not installed."""
+def describe_interpreter(*wanted: str) -> Json:
+    """The version of this package here, and of every package of what is wanted; None where one is not installed.
+
+    Args:
+        wanted: A backend; `fp8` where copies are to be made for it.
+    """
     return {
         "irpo_megatron": irpo_megatron.__version__,
-        "packages": {name: _version(name) for name in _PACKAGES[backend]},
+        "packages": {name: _version(name) for which in wanted for name in PACKAGES[which]},
     }
 
 
@@ -32,10 +38,10 @@ def _version(name: str) -> str | None:
     if importlib.util.find_spec(name) is None:
         return None
     try:
-        return importlib.metadata.version(name)
+        return importlib.metadata.version(_DISTRIBUTIONS.get(name, name))
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
 
 
 if __name__ == "__main__":
-    print(json.dumps(describe_interpreter(sys.argv[1])))
+    print(json.dumps(describe_interpreter(*sys.argv[1:])))

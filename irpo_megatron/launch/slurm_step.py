@@ -11,7 +11,7 @@ from pathlib import Path
 from irpo_megatron.config import Config
 from irpo_megatron.config_launch import ContainerConfig
 from irpo_megatron.launch.protocol import OneProcess, Ranks
-from irpo_megatron.requests import Request, WorkerRequest
+from irpo_megatron.requests import QuantiseRequest, Request, WorkerRequest
 
 _PROCESS = "irpo_megatron.process"
 _RANK = "irpo_megatron.launch.slurm_rank"
@@ -90,7 +90,7 @@ def step_command(
     slurm = config.launch.slurm
     assert slurm is not None, "config_rules demands the section"
     tasks = tasks_of(shape, len(allocation.nodes), slurm.gpus_per_node)
-    container = slurm.generate if isinstance(request, WorkerRequest) else slurm.train
+    container = slurm.generate if isinstance(request, WorkerRequest | QuantiseRequest) else slurm.train
     command = [
         "srun",
         "--export=ALL",

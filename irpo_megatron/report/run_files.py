@@ -29,6 +29,7 @@ STAGES = (
     "training",
     "selection",
     "checkpoint-hf",
+    "checkpoint-fp8",
     "evaluation",
 )
 """Stage directories in the order in which the loop makes them."""

@@ -11,7 +11,17 @@ import sys
 import irpo_megatron
 
 HEAVY_ROOMS = ("engine", "losses", "training", "conversion", "generation.decoding")
-ENGINES = ("torch", "megatron", "transformers", "tensorrt_llm", "matplotlib", "jinja2", "datasets", "math_verify")
+ENGINES = (
+    "torch",
+    "megatron",
+    "transformers",
+    "tensorrt_llm",
+    "modelopt",
+    "matplotlib",
+    "jinja2",
+    "datasets",
+    "math_verify",
+)
 
 
 def main() -> int:

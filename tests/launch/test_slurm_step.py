@@ -13,7 +13,7 @@ from irpo_megatron.config import Config
 from irpo_megatron.config_file import validate
 from irpo_megatron.launch.protocol import OneProcess, Ranks
 from irpo_megatron.launch.slurm_step import Allocation, Workers, step_command, workers_of
-from irpo_megatron.requests import EvaluateRequest, Request, ScoreRequest, WorkerRequest
+from irpo_megatron.requests import EvaluateRequest, QuantiseRequest, Request, ScoreRequest, WorkerRequest
 
 CPUS = Allocation(("n1", "n2"), cpus=16)
 GPUS = Allocation(("n1", "n2", "n3"), cpus=96)
@@ -101,6 +101,7 @@ def test_workers_in_an_environment_of_their_own() -> None:
         *LOGS,
         *["/engine/bin/python", "-m", "irpo_megatron.launch.slurm_rank", "workers", "2", "a.module", str(PATH)],
     ]
+    assert command(of_gpus, GPUS, OneProcess(), QuantiseRequest)[-5] == "/engine/bin/python"
     # What follows the sampling needs no engine.
     assert sys.executable in command(of_gpus, GPUS, OneProcess(), EvaluateRequest)
 
@@ -126,7 +127,8 @@ def test_an_engine_over_nodes_goes_through_its_own_launcher() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "image"), [(ScoreRequest, "train"), (EvaluateRequest, "train"), (WorkerRequest, "generate")]
+    ("kind", "image"),
+    [(ScoreRequest, "train"), (EvaluateRequest, "train"), (QuantiseRequest, "generate"), (WorkerRequest, "generate")],
 )
 def test_each_kind_of_stage_in_its_own_image(kind: type[Request], image: str) -> None:
     images = {
