@@ -70,7 +70,7 @@ class Request(Section):
 
     @property
     def python(self) -> Path | None:
-        """The interpreter of the stage's process, None for the driver's; workers may have one of their own."""
+        """The interpreter of the stage's process, None for the driver's; what needs the engine may have another."""
         return None
 
     @classmethod

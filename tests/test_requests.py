@@ -267,12 +267,13 @@ def test_gpus_a_worker(section: dict[str, Any], gpus: int) -> None:
     assert config(generation=section).generation.gpus_a_worker == gpus
 
 
-def test_only_workers_may_have_an_interpreter_of_their_own() -> None:
+def test_what_needs_the_engine_may_have_an_interpreter_of_its_own() -> None:
     values = TREE["generation"] | {"python": "other/python"}
     found = {
         kind.__name__: kind.model_construct(**kind.config_values(config(generation=values))).python for kind in REQUESTS
     }
-    assert {name for name, python in found.items() if python == Path("other/python")} == {"WorkerRequest"}
+    elsewhere = {name for name, python in found.items() if python == Path("other/python")}
+    assert elsewhere == {"WorkerRequest", "QuantiseRequest"}
     assert set(found.values()) == {Path("other/python"), None}
 
 

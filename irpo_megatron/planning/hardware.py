@@ -56,7 +56,7 @@ class Device:
             raise UserError(
                 f"{self.name} has no matrix products in {number}",
                 f"it has {', '.join(self.flops)}",
-                "change the section precision, or --gpu",
+                "change precision.fp8 or generation.tensorrt_llm.fp8_weights, whichever asks for them, or --gpu",
             )
         return self.flops[number]
 

@@ -48,8 +48,8 @@ class _Backend:
     Attributes:
         devices: That one engine is cut over.
         engines: How many of them there are.
-        number: That it computes with: `fp32` or `bf16`.
-        weight_bytes: Of a parameter, with all copies of it.
+        number: That it computes with: `fp32`, `bf16` or `fp8`.
+        weight_bytes: Of a parameter on average, with all copies of it.
         kv_bytes: Of a number in the cache.
         kv_tokens: That a sequence takes up in the cache.
         kv_share: Of what the weights leave, for the cache.
@@ -60,7 +60,7 @@ class _Backend:
     devices: int
     engines: int
     number: str
-    weight_bytes: int
+    weight_bytes: float
     kv_bytes: int
     kv_tokens: float
     kv_share: float = 1.0
@@ -74,7 +74,7 @@ def engine_of(shape: Shape, config: Config, lengths: Lengths, device: Device, de
     Each decoding step reads the weights and the keys and values so far, and computes a token of every sequence. One
     prompt is computed for all samples of a problem.
     """
-    backend = _backend(config, lengths, device, devices)
+    backend = _backend(shape, config, lengths, device, devices)
     weights = backend.weight_bytes * shape.parameters / backend.devices
     parameters = shape.parameters / backend.devices
     kv_token = shape.kv_bytes_a_token(backend.kv_bytes) / backend.devices
@@ -82,7 +82,7 @@ def engine_of(shape: Shape, config: Config, lengths: Lengths, device: Device, de
     room = min(left * backend.kv_share, backend.kv_most)
     concurrency = max(0, min(config.generation.batch_size, int(room / (kv_token * backend.kv_tokens))))
     rate = device.peak(backend.number) * device.product_share
-    width = 2 if backend.number == "bf16" else 4
+    width = {"fp32": 4, "bf16": 2, "fp8": backend.weight_bytes}[backend.number]
     read = width * parameters + concurrency * kv_token * (lengths.prompt + lengths.completion / 2)
     step = max(read / (device.bandwidth * device.bandwidth_share), 2 * parameters * concurrency / rate)
     if backend.starts_kernels:
@@ -100,7 +100,7 @@ def engine_of(shape: Shape, config: Config, lengths: Lengths, device: Device, de
     )
 
 
-def _backend(config: Config, lengths: Lengths, device: Device, devices: int) -> _Backend:
+def _backend(shape: Shape, config: Config, lengths: Lengths, device: Device, devices: int) -> _Backend:
     """`transformers` runs on one device; a server is taken to be one, cut over the devices of a node."""
     generation = config.generation
     workers = generation.workers * math.ceil(devices / device.devices_a_node)  # so many on each node
@@ -122,11 +122,12 @@ def _backend(config: Config, lengths: Lengths, device: Device, devices: int) -> 
     if section is None:
         cut = min(devices, device.devices_a_node)
         return _Backend(devices=cut, engines=1, number="bf16", weight_bytes=2, kv_bytes=2, kv_tokens=grown)
+    in_fp8 = section.fp8_weights is not None
     return _Backend(
         devices=section.tensor_parallel * section.pipeline_parallel,
         engines=workers,
-        number="bf16",
-        weight_bytes=2,
+        number="fp8" if in_fp8 else "bf16",
+        weight_bytes=shape.fp8_bytes / shape.parameters if in_fp8 else 2,
         kv_bytes=1 if section.kv_cache_dtype == "fp8" else 2,
         kv_tokens=grown,
         kv_share=section.kv_cache_fraction,

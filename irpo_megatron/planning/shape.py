@@ -64,6 +64,11 @@ class Shape:
         """Of the whole model, as its checkpoint has them."""
         return rank_parameters(self, ParallelConfig(), stage=0)
 
+    @property
+    def fp8_bytes(self) -> int:
+        """Of an FP8 copy: one for a number of the layers' matrices, two for any other."""
+        return 2 * self.parameters - self.layers * self.matrix_parameters
+
     def kv_bytes_a_token(self, bytes_a_number: int) -> int:
         """Keys and values of one token in all layers."""
         return 2 * self.layers * self.kv_width * bytes_a_number

@@ -69,18 +69,39 @@ def stages_of(problem: Problem, layout: Layout, work: Workload, engine: Engine) 
         yield _reference(problem, layout, work)
     yield _train(problem, layout, work)
     weights = number_bytes(config) * shape.parameters
-    candidates = config.selection.candidates
+    candidates, copy = config.selection.candidates, _quantise(problem, layout, work)
     if candidates > 1:
         judged = sampling("select", candidates * work.held_out, "")
-        convert = 2 * candidates * weights / DISK_BYTES_A_SECOND
-        yield replace(judged, seconds=(judged.seconds or 0.0) + convert, disk=0.0)
+        copying = 0.0 if copy is None else copy.seconds or 0.0
+        written = candidates * (2 * weights / DISK_BYTES_A_SECOND + copying)
+        yield replace(judged, seconds=(judged.seconds or 0.0) + written, disk=0.0)
     yield Stage(
         name="convert",
         seconds=2 * weights / DISK_BYTES_A_SECOND,
         disk=weights,
         note=f"{weights / 1e9:,.1f} GB of weights",
     )
+    if copy is not None:
+        yield copy
     yield sampling("evaluate", work.test_problems * (1 + config.evaluation.samples), "")
+
+
+def _quantise(problem: Problem, layout: Layout, work: Workload) -> Stage | None:
+    """A forward pass over the calibration prompts, the layers one after the other on a node's devices."""
+    settings, shape, device = layout.config.generation.fp8_weights, problem.shape, problem.device
+    if settings is None:
+        return None
+    prompts = min(settings.calibration_prompts, work.problems)
+    flops = 2 * shape.parameters * prompts * (work.lengths.prompt + work.lengths.completion)
+    moved = number_bytes(layout.config) * shape.parameters + shape.fp8_bytes
+    return Stage(
+        name="quantise",
+        memory=2 * shape.parameters / min(layout.config.parallel.world_size, device.devices_a_node),
+        flops=flops,
+        seconds=flops / (device.peak("bf16") * device.product_share) + moved / DISK_BYTES_A_SECOND,
+        disk=shape.fp8_bytes,
+        note=f"{prompts:,} prompts, {shape.fp8_bytes / 1e9:,.1f} GB of weights",
+    )
 
 
 def _reference(problem: Problem, layout: Layout, work: Workload) -> Stage:

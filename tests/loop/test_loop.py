@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import math
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from support.command import LOOP, irpo
 
-from irpo_megatron.artifacts import MANIFEST, read_manifest
+from irpo_megatron.artifacts import MANIFEST, manifest_digest, read_manifest
+from irpo_megatron.model_folder import read_tensor_entries
 from irpo_megatron.records import Pair, Problem, Sample, Score, read_rows
 
 STAGES = ["generations", "scores", "pairs", "reference", "training", "selection", "checkpoint-hf", "evaluation"]
@@ -131,27 +134,55 @@ def test_a_stage_alone_refuses_missing_inputs_and_runs_where_they_are(runs_with_
     assert (runs_with_base / "loop" / "iteration-01" / "scores" / MANIFEST).is_file()
 
 
-@pytest.mark.parametrize(
-    ("overrides", "absent"),
-    [
-        (["method=star", "selection.candidates=1", "evaluation.samples=0"], {"reference"}),
-        (["selection.retrain=true", "evaluation.samples=0"], set()),
-    ],
-)
-def test_the_other_ways_through_the_loop(runs_with_base: Path, overrides: list[str], absent: set[str]) -> None:
+def test_star_has_no_reference(runs_with_base: Path) -> None:
+    overrides = ["method=star", "selection.candidates=1", "evaluation.samples=0"]
     finished = irpo("run", LOOP, f"runs={runs_with_base}", "iterations=1", *overrides)
     assert finished.status == 0, finished.errors
     folder = runs_with_base / "loop" / "iteration-01"
-    assert {path.name for path in folder.iterdir()} == set(STAGES) - absent
+    assert {path.name for path in folder.iterdir()} == set(STAGES) - {"reference"}
     first = _lines(folder / "training" / "metrics.jsonl")[0]
-    if absent:
-        assert first["dpo"] is None
-        assert first["loss"] == pytest.approx(first["nll"], abs=1e-6)
-    else:
-        retrained = folder / "selection" / "retrained"
-        pairs = read_rows(folder / "pairs" / "pairs.parquet", Pair)
-        held_out = [pair for pair in pairs if pair.held_out]
-        assert held_out, "retraining uses the held-out problems' pairs"
-        step = json.loads((folder / "selection" / "selection.json").read_text())["step"]
-        assert len(_lines(retrained / "metrics.jsonl")) == step
-        assert math.ceil((len(pairs) - len(held_out)) / 8) == len(_lines(folder / "training" / "metrics.jsonl"))
+    assert first["dpo"] is None
+    assert first["loss"] == pytest.approx(first["nll"], abs=1e-6)
+
+
+@pytest.fixture
+def engine_python(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The interpreter of an environment with TensorRT-LLM's stand-in, which notes its calls in `calls.jsonl`."""
+    stand_in = Path(__file__).parents[1] / "support" / "fake_tensorrt_llm"
+    (tmp_path / "faults.json").write_text(json.dumps({"log": str(tmp_path / "calls.jsonl")}))
+    monkeypatch.setenv("FAKE_TENSORRT_LLM", str(tmp_path / "faults.json"))
+    python = tmp_path / "python"
+    python.write_text(f'#!/bin/sh\nPYTHONPATH="{stand_in}:$PYTHONPATH" exec "{sys.executable}" "$@"\n')
+    python.chmod(0o755)
+    return python
+
+
+@pytest.mark.skipif(importlib.util.find_spec("modelopt") is None, reason="needs modelopt")
+def test_an_engine_that_loads_fp8_copies_and_a_training_that_is_repeated(
+    runs_with_base: Path, engine_python: Path, tmp_path: Path
+) -> None:
+    engine = ["generation.backend=tensorrt_llm", "generation.tensorrt_llm.fp8_weights={}"]
+    overrides = [*engine, f"generation.python={engine_python}", "selection.retrain=true", "evaluation.samples=0"]
+    finished = irpo("run", LOOP, f"runs={runs_with_base}", "iterations=1", *overrides)
+    assert finished.status == 0, finished.errors
+    run = runs_with_base / "loop"
+    folder = run / "iteration-01"
+    assert {path.name for path in folder.iterdir()} == {*STAGES, "checkpoint-fp8"}
+
+    base, last = run / "iteration-00" / "checkpoint-fp8", folder / "checkpoint-fp8"
+    steps = sorted(path.name for path in (folder / "training" / "checkpoints").iterdir())
+    candidates = [folder / "selection.partial" / "candidates" / "fp8" / step for step in steps]
+    started = [call["model"] for call in _lines(tmp_path / "calls.jsonl") if call["event"] == "start"]
+    assert started == [str(path) for path in (base, base, *candidates, last)]
+    for evaluated, copy in (("iteration-00", base), ("iteration-01", last)):
+        assert read_manifest(run / evaluated / "evaluation")["inputs"]["model_folder"] == manifest_digest(copy)
+        weights = read_tensor_entries(copy / "model.safetensors")
+        assert [entry["dtype"] for entry in weights.values()].count("F8_E4M3") == 2 * 7
+    assert read_manifest(last)["inputs"]["model_folder"] == manifest_digest(folder / "checkpoint-hf")
+
+    pairs = read_rows(folder / "pairs" / "pairs.parquet", Pair)
+    held_out = [pair for pair in pairs if pair.held_out]
+    assert held_out, "retraining uses the held-out problems' pairs"
+    step = json.loads((folder / "selection" / "selection.json").read_text())["step"]
+    assert len(_lines(folder / "selection" / "retrained" / "metrics.jsonl")) == step
+    assert math.ceil((len(pairs) - len(held_out)) / 8) == len(_lines(folder / "training" / "metrics.jsonl"))

@@ -84,6 +84,26 @@ def test_model_flops_are_six_for_each_parameter_and_token(paper: Path) -> None:
     assert 0.97 < train.flops / (6 * 68.98e9 * tokens) < 1.06
 
 
+def test_fp8_copies_are_a_stage_and_slow_the_selection(paper: Path) -> None:
+    engine = ("generation.backend=tensorrt_llm", "generation.tensorrt_llm.tensor_parallel=8")
+    plain = plan(paper, overrides=engine)
+    without = {stage.name: stage for stage in plain.stages}
+    made = plan(paper, overrides=(*engine, "generation.tensorrt_llm.fp8_weights.calibration_prompts=100"))
+    stages = {stage.name: stage for stage in made.stages}
+    assert list(stages).index("quantise") == list(stages).index("evaluate") - 1
+    assert set(stages) - set(without) == {"quantise"}
+    copy = stages["quantise"]
+    assert copy.disk == pytest.approx(68.98e9, rel=0.01)  # the embeddings are in bf16
+    assert copy.memory == pytest.approx(2 * 68.98e9 / 8, rel=1e-3)
+    assert copy.flops == pytest.approx(2 * 68.98e9 * 100 * (120 + 250), rel=1e-3)
+    assert copy.seconds == pytest.approx(copy.flops / (989.5e12 * 0.7) + (3 * 68.98e9) / 1e9, rel=0.01)
+    judged_tokens = 4 * 1000 * 250
+    before = without["select"].seconds - plain.engine.seconds(judged_tokens)
+    after = stages["select"].seconds - made.engine.seconds(judged_tokens)
+    assert after == pytest.approx(before + 4 * copy.seconds)
+    assert stages["evaluate"].memory < without["evaluate"].memory
+
+
 def test_without_a_number_of_devices_the_configurations_own_layout_is_planned(paper: Path) -> None:
     assert plan(paper).layout.config.parallel.data == 4
     best = plan(paper, devices=32)

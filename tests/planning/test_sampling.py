@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 from planning.engine_counts import config_of
 
+from irpo_megatron.errors import UserError
 from irpo_megatron.planning.batches import Lengths
 from irpo_megatron.planning.hardware import DEVICES
 from irpo_megatron.planning.known_shapes import KNOWN_CONFIGS
@@ -65,6 +66,18 @@ def test_the_backend_transformers_keeps_a_second_copy_in_fp32_and_no_more_cache_
     assert made.concurrency == 1024 * 2**20 // ((400 + 10) * 2 * 16 * 512 * 4)
     config = config_of(generation={"transformers": {**section, "dtype": "bf16"}, "max_tokens": 400, "samples": 10})
     assert engine_of(small, config, LENGTHS, DEVICES["h100-80gb"], 16).weights == 2 * small.parameters
+
+
+def test_fp8_copies_take_a_byte_for_each_number_of_a_layers_matrices() -> None:
+    """Llama-2-70B: 80 layers; queries and their output 8192 x 8192, keys and values 8192 x 1024, three of 28672."""
+    matrices = 80 * (2 * 8192 * 8192 + 2 * 8192 * 1024 + 3 * 8192 * 28672)
+    made = engine(batch_size=1, samples=1_000_000, tensorrt_llm={"tensor_parallel": 8, "fp8_weights": {}})
+    assert made.weights == pytest.approx((2 * LLAMA.parameters - matrices) / 8)
+    step = (made.weights + 250 * KV_BYTES / 8) / (3.35e12 * 0.8) + 80 * 4 * 1.9e-6
+    assert made.tokens_a_second == pytest.approx(1 / step, rel=1e-4)
+    config = config_of(generation={"backend": "tensorrt_llm", "tensorrt_llm": {"fp8_weights": {}}})
+    with pytest.raises(UserError, match="a100-80gb has no matrix products in fp8"):
+        engine_of(LLAMA, config, LENGTHS, DEVICES["a100-80gb"], 8)
 
 
 def test_a_model_that_does_not_fit() -> None:

@@ -73,6 +73,12 @@ def test_an_iteration_that_was_not_evaluated_is_said_to_be_so(tmp_path: Path) ->
     assert "Nothing about this model has been measured." in text_of(section(tokens, "Limitations"))
 
 
+@pytest.mark.parametrize("engine", [{}, {"fp8_weights": {}}], ids=["as they are", "FP8 copies"])
+def test_what_was_measured_in_fp8_is_said_to_be_so(tmp_path: Path, engine: dict[str, Any]) -> None:
+    tokens = card(tmp_path, generation={"backend": "tensorrt_llm", "tensorrt_llm": engine})[1]
+    assert ("FP8 copies of the models were measured" in text_of(section(tokens, "Accuracy"))) == bool(engine)
+
+
 def test_data_settings_and_versions_are_the_runs(tmp_path: Path) -> None:
     tokens = card(
         tmp_path, loss={"alpha": 0.5, "beta": 0.2}, parallel={"tensor": 2, "data": 3}, precision={"dtype": "bf16"}

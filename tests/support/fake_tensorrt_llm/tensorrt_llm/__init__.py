@@ -14,8 +14,6 @@ from pathlib import Path
 from typing import Any
 
 CONTRACT = json.loads((Path(__file__).parents[3] / "contracts" / "tensorrt_llm_1_2.json").read_text())
-_TOKENS = 29
-"""Tokens of `support.tiny_model`."""
 
 
 def faults() -> dict[str, Any]:
@@ -69,6 +67,7 @@ class LLM:
         if faults().get("start"):
             raise RuntimeError(faults()["start"])
         self._submitted = 0
+        self._tokens = json.loads((Path(self.given["model"]) / "config.json").read_text())["vocab_size"]
 
     def generate_async(self, *inputs: Any, **given: Any) -> Any:
         from tensorrt_llm.llmapi import RequestOutput
@@ -96,4 +95,4 @@ class LLM:
         heeds = self.given["sampler_type"] == "TRTLLMSampler" and not faults().get("ignores seeds")
         # A sampler that ignores the request's seed has one of its own.
         seed = None if parameters.greedy else parameters.seed if heeds else 42
-        return hashlib.sha256(repr((prompt, before, seed)).encode()).digest()[0] % _TOKENS
+        return hashlib.sha256(repr((prompt, before, seed)).encode()).digest()[0] % self._tokens
