@@ -63,7 +63,7 @@ def run_stage(config: Config, console: Console, *, stage: str, iteration: int, r
     """Run one stage alone, from the committed directories of the stages before it.
 
     Raises:
-        UserError: the run has no such iteration, or a directory of an earlier stage is missing.
+        UserError: the run has no such iteration or no such stage, or a directory of an earlier stage is missing.
     """
     first = 0 if stage in ("convert", "quantise", "evaluate", "report") else 1
     if not first <= iteration <= config.iterations:
@@ -71,6 +71,12 @@ def run_stage(config: Config, console: Console, *, stage: str, iteration: int, r
             f"irpo {stage} --iteration {iteration}",
             f"this run's iterations with that stage are {first} to {config.iterations}",
             "choose one of them, or raise iterations=",
+        )
+    if stage == "quantise" and config.generation.fp8_weights is None:
+        raise UserError(
+            "irpo quantise, and generation.tensorrt_llm.fp8_weights = null",
+            "FP8 copies are made for an engine that is to load such",
+            "set 'generation.tensorrt_llm.fp8_weights={}', with generation.backend=tensorrt_llm",
         )
     with open_run(config, console, redo=redo) as directory:
         if stage != "report":
@@ -293,12 +299,6 @@ def _export(run: RunDirectory, t: int, name: str, output: Path, checkpoints: dic
 
 def quantise(run: RunDirectory, t: int) -> None:
     """An FP8 copy of M_t, for the engine to load where generation.tensorrt_llm.fp8_weights is given."""
-    if run.config.generation.fp8_weights is None:
-        raise UserError(
-            "irpo quantise, and generation.tensorrt_llm.fp8_weights = null",
-            "FP8 copies are made where the engine is to load such",
-            "set 'generation.tensorrt_llm.fp8_weights={}'",
-        )
     folder, directory = model_folder(run, t), run.stage_directory("quantise", t)
     made_from = {"problems": problems(run), "model_folder": folder}
     with run.stage("quantise", t, directory, reads=[QuantiseRequest], inputs=made_from) as work:

@@ -175,10 +175,19 @@ def test_two_drivers_never_share_a_run_directory(
         os.close(lock)
 
 
-@pytest.mark.parametrize(("stage", "iteration"), [("generate", "0"), ("train", "5"), ("evaluate", "5")])
-def test_an_iteration_that_the_run_does_not_have(
+@pytest.mark.parametrize(
+    ("stage", "iteration", "said"),
+    [
+        ("generate", "0", "irpo generate --iteration 0"),
+        ("train", "5", "irpo train --iteration 5"),
+        ("evaluate", "5", "irpo evaluate --iteration 5"),
+        ("quantise", "0", "generation.tensorrt_llm.fp8_weights = null"),
+    ],
+)
+def test_a_stage_that_the_run_does_not_have(
     stage: str,
     iteration: str,
+    said: str,
     setting: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
@@ -187,7 +196,7 @@ def test_an_iteration_that_the_run_does_not_have(
     with pytest.raises(SystemExit) as exit_:
         cli.main()
     assert exit_.value.code == 2
-    assert f"irpo {stage} --iteration {iteration}" in capsys.readouterr().err
+    assert said in capsys.readouterr().err
     assert not (setting["folder"] / "runs").exists()
 
 
