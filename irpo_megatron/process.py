@@ -14,14 +14,20 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import sys
+import traceback
 import typing
 from pathlib import Path
 from typing import NoReturn
 
 from irpo_megatron.artifacts import read_json
+from irpo_megatron.environment import describe_software
 from irpo_megatron.errors import Interrupted, StageError, UserError
+from irpo_megatron.rank_log import event, note, rank_log
 from irpo_megatron.request_files import error_path, leave_error, working_on
+
+logger = logging.getLogger("irpo_megatron.process")  # by name: this module is `__main__`
 
 # Looked up at import: between fork and exec nothing may be loaded.
 _LIBC = ctypes.CDLL(None) if sys.platform == "linux" else None
@@ -29,32 +35,49 @@ _PR_SET_PDEATHSIG = 1
 
 
 def main(module_name: str, request_path: Path) -> int:
-    """Import the stage, read its request, run it.
+    """Import the stage, read its request, run it; what it says goes into its logs (`irpo_megatron.rank_log`).
 
     Returns:
-        The exit status: 0, 2 for a `UserError`, or 75 for a stage that was asked to stop and has saved. Any other
-        exception goes on, so that its traceback is in the log. What happened is also left beside the request, for the
-        loop to pass on.
+        The exit status: 0, 2 for a `UserError`, 75 for a stage that was asked to stop and has saved, or 1 for any other
+        exception. What happened is also left beside the request, for the loop to pass on.
     """
     die_with_parent()
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stdout)
+    with rank_log(request_path) as member:
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        start = event("start", module=module_name, processes=processes, **describe_software())
+        logger.info("%s starts on %s, processes: %d", module_name, socket.gethostname(), processes, extra=start)
+        status, reason = _run(module_name, request_path)
+        if reason is not None:
+            sys.stderr.write(f"{member.prefix}{reason}\n")  # in one piece: ranks share the log
+        logger.info("ends with status %d", status, extra=event("end", status=status))
+    return status
+
+
+def _run(module_name: str, request_path: Path) -> tuple[int, str | None]:
+    """The exit status, and what is to be said of it.
+
+    A word on how a stage ended early is said by one of its ranks, and the traceback is that of the first that failed:
+    the others fail because it is gone. Each has its own in its events.
+    """
     try:
         module = importlib.import_module(module_name)
         request_type = typing.get_type_hints(module.run)["request"]
         with working_on(request_path):
             module.run(request_type.model_validate(read_json(request_path)))
     except UserError as error:
-        leave_error(request_path, {"seen": error.seen, "rule": error.rule, "remedy": error.remedy})
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        is_first = leave_error(request_path, {"seen": error.seen, "rule": error.rule, "remedy": error.remedy})
+        note("refusal", seen=error.seen, rule=error.rule, remedy=error.remedy)
+        return 2, f"error: {error}" if is_first else None
     except Interrupted as stop:
-        leave_error(request_path, {"interrupted": str(stop)})
-        print(stop, file=sys.stderr)
-        return os.EX_TEMPFAIL
+        is_first = leave_error(request_path, {"interrupted": str(stop)})
+        note("stop", message=str(stop))
+        return os.EX_TEMPFAIL, str(stop) if is_first else None
     except BaseException as error:  # torch's failures to load a checkpoint are no Exception
-        leave_error(request_path, {"failure": f"{type(error).__name__}: {error}"})
-        raise
-    return 0
+        failure = f"{type(error).__name__}: {error}"
+        is_first = leave_error(request_path, {"failure": failure})
+        note("failure", exception=traceback.format_exc())
+        return 1, traceback.format_exc().rstrip() if is_first else failure
+    return 0, None
 
 
 def raise_error_of(request_path: Path, *, stage: str, reason: str, log: Path) -> NoReturn:

@@ -4,6 +4,7 @@
     iteration-01-train.request.listening      stage: it looks for the next one, and saves its work when it is there
     iteration-01-train.request.stop           driver: save and end
     iteration-01-train.request.error.json     stage: why it ended early
+    iteration-01-train.events/                stage: what each of its processes did (`irpo_megatron.rank_log`)
 
 Files, since torchrun stands between the two: it passes on neither signals that leave time to save nor exit codes.
 """
@@ -51,9 +52,18 @@ def stop_path(request_path: Path) -> Path:
     return request_path.with_suffix(".stop")
 
 
-def leave_error(request_path: Path, what: Json) -> None:
-    """The first rank that fails says why; the others then only see it gone."""
-    create_json(error_path(request_path), what)
+def events_path(request_path: Path) -> Path:
+    """The folder in which each of the stage's processes has a log for programs."""
+    return request_path.with_name(f"{request_path.name.removesuffix('.json').removesuffix('.request')}.events")
+
+
+def leave_error(request_path: Path, what: Json) -> bool:
+    """The first rank that fails says why; the others then only see it gone.
+
+    Returns:
+        Whether this is the first.
+    """
+    return create_json(error_path(request_path), what)
 
 
 def forget_stop(request_path: Path) -> None:

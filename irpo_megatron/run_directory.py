@@ -41,7 +41,7 @@ from irpo_megatron.artifacts import (
 from irpo_megatron.claims import how_far
 from irpo_megatron.config import Config, is_neutral
 from irpo_megatron.console import Console
-from irpo_megatron.environment import describe_environment
+from irpo_megatron.environment import record_environment
 from irpo_megatron.errors import UserError
 from irpo_megatron.launch.launchers import launcher_of
 from irpo_megatron.launch.protocol import Launcher, OneProcess, Shape
@@ -233,7 +233,8 @@ def open_run(config: Config, console: Console, *, redo: bool, patient: bool = Fa
     try:
         _take(lock, path, within=math.inf if patient else _LOCK_SECONDS)
         _record_configuration(config, path, redo=redo)
-        write_json(path / "environment.json", describe_environment())
+        if changes := record_environment(path):
+            console.say(f"other software than at this run's last start: {'; '.join(changes)}")
         yield RunDirectory(config, console, redo=redo)
     finally:
         os.close(lock)

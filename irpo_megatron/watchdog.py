@@ -22,6 +22,7 @@ import threading
 import time
 from types import TracebackType
 
+from irpo_megatron.rank_log import note
 from irpo_megatron.request_files import current_request, leave_error
 
 _STDERR = 2  # the descriptor: a stalled thread may hold the lock of sys.stderr
@@ -73,21 +74,26 @@ class Watchdog:
                 continue
             self._set_timer(10 * self._grace)  # what follows takes longer than the timer leaves, and can hang too
             sentence = f"rank {self._rank}: nothing moved for {time.monotonic() - since:.0f} s (last: {label})"
-            self._write_stacks(sentence)
+            note("stall", last=label, stacks=self._write_stacks(sentence))
             if self._left.wait(self._grace):
                 return
             if self._last is last:
                 self._end(sentence)
             self._set_timer(self._seconds + self._grace)
 
-    def _write_stacks(self, sentence: str) -> None:
-        """All in one write: the ranks share a log, and write at the same moment."""
+    def _write_stacks(self, sentence: str) -> str:
+        """All in one write: the ranks share a log, and write at the same moment.
+
+        Returns:
+            What was written.
+        """
         with tempfile.TemporaryFile() as file:
             file.write(f"{sentence}; the stacks of process {os.getpid()}:\n".encode())
             file.flush()
             faulthandler.dump_traceback(file, all_threads=True)
             file.seek(0)
-            os.write(_STDERR, file.read())
+            os.write(_STDERR, written := file.read())
+        return written.decode(errors="replace")
 
     def _end(self, sentence: str) -> None:
         if (request := current_request()) is not None:

@@ -5,7 +5,9 @@ A folder appears whole or not at all: every rank writes below a temporary name, 
 
 from __future__ import annotations
 
+import logging
 import shutil
+import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,9 @@ from irpo_megatron.artifacts import Json, partial_directory, read_json, write_js
 from irpo_megatron.engine.checkpoint_metadata import EXTRA_STATE, read_metadata
 from irpo_megatron.engine.optimizer import Optimizer
 from irpo_megatron.engine.policy import Policy
+from irpo_megatron.rank_log import event
+
+logger = logging.getLogger(__name__)
 
 STATE = "state"
 CONFIG = "config.json"
@@ -87,6 +92,8 @@ class CheckpointWriter:
             for name, value in files.items():
                 write_json(partial / name, value)
 
+        started = time.monotonic()
+
         def publish() -> None:
             # A stage that was killed after it had saved this step comes by again: never is a half-deleted folder in
             # sight.
@@ -96,12 +103,16 @@ class CheckpointWriter:
             shutil.rmtree(replaced, ignore_errors=True)
             then()
 
+        def appear() -> None:
+            _on_main_rank(publish)
+            _say("saved", directory, since=started)
+
         _on_main_rank(prepare)
         request = dist_checkpointing.save(state, str(partial / STATE), async_sharded_save=self._queue is not None)
         if self._queue is None:
-            _on_main_rank(publish)
+            appear()
         else:
-            request.add_finalize_fn(lambda: _on_main_rank(publish))
+            request.add_finalize_fn(appear)
             self._queue.schedule_async_request(request)
 
 
@@ -149,9 +160,17 @@ def _fill_model(model: Sequence[Policy], state: dict[str, Any]) -> None:
 
 
 def _load(directory: Path, state: dict[str, Any]) -> dict[str, Any]:
+    started = time.monotonic()
     read_metadata(directory / STATE)  # torch itself would unpickle whatever it holds
     loaded: dict[str, Any] = dist_checkpointing.load(state, str(directory / STATE))
+    _say("loaded", directory, since=started)
     return loaded
+
+
+def _say(what: str, directory: Path, *, since: float) -> None:
+    seconds = time.monotonic() - since
+    facts = event(what, checkpoint=str(directory), seconds=seconds)
+    logger.info("%s %s in %.1f s", what, directory, seconds, extra=facts)
 
 
 def _on_main_rank(action: Callable[[], object]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,9 +15,11 @@ import torch.distributed as dist
 from megatron.core import parallel_state
 from megatron.core.tensor_parallel import model_parallel_cuda_manual_seed
 
+from irpo_megatron.artifacts import Json
 from irpo_megatron.config import ParallelConfig, PrecisionConfig
 from irpo_megatron.engine.cpu import answer_for_cuda
 from irpo_megatron.engine.precision import check_precision, uses_transformer_engine
+from irpo_megatron.rank_log import note
 
 # FP8 matrix products want both dimensions in whole blocks.
 _FP8_TOKENS = 32
@@ -76,6 +79,24 @@ class Place:
         sequence = self.layout.tensor if self.layout.sequence else 1
         blocks = _FP8_TOKENS if self.precision.fp8 is not None else 1
         return context * sequence * blocks
+
+    def describe(self) -> Json:
+        """Where this process stands, for its log."""
+        return {
+            "layout": self.layout.model_dump(),
+            "data_rank": self.data_rank,
+            "context_rank": self.context_rank,
+            "tensor_rank": self.tensor_group.rank(),
+            "pipeline_rank": parallel_state.get_pipeline_model_parallel_rank(),
+            "device": torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else self.device.type,
+            "transformer_engine": self.transformer_engine,
+        }
+
+    def peak_bytes(self) -> int:
+        """The most memory that this process has held: the device's, or where there is none the machine's."""
+        if self.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.device)
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any process; the same answer on all."""
@@ -148,7 +169,9 @@ def parallel_world(
     if on_cuda:
         model_parallel_cuda_manual_seed(0)  # nothing draws from it: dropout is 0 and weights are loaded
     device = torch.device("cuda", torch.cuda.current_device()) if on_cuda else torch.device("cpu")
-    yield _place(parallel, precision, device)
+    place = _place(parallel, precision, device)
+    note("joined", backend=backend, **place.describe())
+    yield place
     # Only after success: a rank that fails must not wait here for peers that sit in a collective.
     parallel_state.destroy_model_parallel()
     dist.destroy_process_group()

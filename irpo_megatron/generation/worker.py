@@ -23,6 +23,7 @@ from irpo_megatron.generation.jobs import Job, plan_job
 from irpo_megatron.generation.protocol import Completion, Generator
 from irpo_megatron.generation.pulling import pull_shards
 from irpo_megatron.generation.shards import Shard
+from irpo_megatron.rank_log import event, note
 from irpo_megatron.records import Sample
 from irpo_megatron.requests import WorkerRequest
 from irpo_megatron.stop import interrupt, on_stop_signal
@@ -99,7 +100,8 @@ class _Worker:
             logger.warning("%s is another worker's by now, which took this one for dead", name)
             return False
         tokens, rate = sum(len(row.completion_ids) for row in rows), self._claimant.tokens_per_second
-        logger.info("%s: %d samples, %d tokens; %.0f tokens/s so far", name, len(rows), tokens, rate or 0)
+        facts = event("shard", shard=name, samples=len(rows), tokens=tokens, tokens_per_second=rate)
+        logger.info("%s: %d samples, %d tokens; %.0f tokens/s so far", name, len(rows), tokens, rate or 0, extra=facts)
         return True
 
 
@@ -118,7 +120,9 @@ class _Engine:
         """The engine with the model of a folder."""
         if self._generator is None or not self.serves(folder):
             self.close()
+            started = time.monotonic()
             self._generator, self._folder = load_generator(self._settings, folder), folder
+            note("engine", backend=self._settings.backend, model=str(folder), seconds=time.monotonic() - started)
         return self._generator
 
     def close(self) -> None:

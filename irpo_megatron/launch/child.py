@@ -41,6 +41,7 @@ def start_child(
                 **os.environ,
                 "OMP_NUM_THREADS": str(threads),
                 "TOKENIZERS_PARALLELISM": "false",
+                "TQDM_DISABLE": "1",  # a log is no terminal
                 "PYTHONUNBUFFERED": "1",
                 **(variables or {}),
             },

@@ -24,6 +24,7 @@ from irpo_megatron.launch.child import (
 )
 from irpo_megatron.launch.supervision import GRACE_SECONDS
 from irpo_megatron.process import raise_error_of
+from irpo_megatron.rank_log import WORKER
 from irpo_megatron.request_files import error_path
 
 _POLL_SECONDS = 0.2
@@ -80,7 +81,7 @@ def run_workers(
     forget_attempt(partial)
     error_path(request).unlink(missing_ok=True)
     workers = [
-        _Worker(number, logs.with_name(f"{logs.name}-worker-{number}.log"), extra)
+        _Worker(number, logs.with_name(f"{logs.name}-worker-{number}.log"), {**extra, WORKER: str(number)})
         for number, extra in enumerate(variables)
     ]
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Mapping
 
 from irpo_megatron.launch.devices import visible_devices
+from irpo_megatron.rank_log import WORKER
 
 # `node[07-12,20]-ib[0-1],other`: the first entry, and each bracket in it.
 _FIRST_ENTRY = re.compile(r"(?:[^,\[]|\[[^\]]*\])+")
@@ -62,7 +63,7 @@ def main(kind: str, number: str, module: str, request: str) -> None:
     if kind == "ranks":
         os.environ |= rank_variables(os.environ, port=int(number))
     else:
-        os.environ |= worker_variables(os.environ, gpus=int(number))
+        os.environ |= {WORKER: os.environ["SLURM_PROCID"], **worker_variables(os.environ, gpus=int(number))}
     os.execv(sys.executable, [sys.executable, "-m", "irpo_megatron.process", module, request])
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from queue import LifoQueue
 
+from irpo_megatron.hardware import usable_cores
 from irpo_megatron.tasks import Task
 from irpo_megatron.tasks.helper_process import HelperProcess
 from irpo_megatron.tasks.limits import Limits
@@ -22,7 +22,7 @@ class Graders:
 
     def __init__(self, task: Task, workers: int | None, *, limits: Limits) -> None:
         """`workers` is their number; None is one for each CPU core that this process may use."""
-        count = workers or _cores()
+        count = workers or usable_cores()
         self._workers = [
             HelperProcess("irpo_megatron.scoring.grader_worker", task.name, task.grading, limits=limits)
             for _ in range(count)
@@ -65,8 +65,3 @@ def graders_of(task: Task, workers: int | None) -> Iterator[Graders]:
         yield graders
     finally:
         graders.close()
-
-
-def _cores() -> int:
-    # A container or a batch system may leave this process fewer cores than the machine has.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

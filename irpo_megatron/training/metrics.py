@@ -74,3 +74,11 @@ class MetricsLog:
         self._file.close()
         for tracker in self._trackers:
             tracker.close()
+
+
+def in_words(result: StepResult | None) -> str:
+    """What somebody who watches wants to know of a step."""
+    if result is None:
+        return "left out"
+    named = [f"{name} {result.means[name]:.4g}" for name in ("loss", "chosen_log_prob", "margin")]
+    return ", ".join([*named, f"gradient norm {result.gradient_norm:.4g}"])

@@ -9,6 +9,7 @@ training, and stored, with what they belong to (`identity.json`). Shards that a 
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import timedelta
@@ -24,6 +25,7 @@ from irpo_megatron.engine.model import as_computed
 from irpo_megatron.engine.parallel import Place, parallel_world
 from irpo_megatron.engine.policy import Head, Targets
 from irpo_megatron.engine.schedule import forward_backward
+from irpo_megatron.rank_log import note
 from irpo_megatron.records import Pair, ReferenceLogProb, read_rows, write_rows
 from irpo_megatron.requests import ReferenceRequest
 from irpo_megatron.training.batches import Batching, batching_of
@@ -66,11 +68,13 @@ def run(request: ReferenceRequest) -> None:
         for start in range(0, len(missing), place.data_size):
             round_ = missing[start : start + place.data_size]
             watchdog.beat(f"shards {round_}")
+            started = time.monotonic()
             for index in round_[place.data_rank : place.data_rank + 1]:
                 log_probs = _log_probs(chunks, row_batches(shards[index], batching, place, head), place)
                 if place.holds_results:
                     write_rows(_shard_path(request.output, index), log_probs, ReferenceLogProb)
             dist.barrier()
+            note("shards", shards=round_, seconds=time.monotonic() - started, peak_bytes=place.peak_bytes())
             if progress is not None:
                 progress.advance(len(round_))
 

@@ -20,12 +20,13 @@ from irpo_megatron.artifacts import Json, read_json
 from irpo_megatron.config import TrainingConfig
 from irpo_megatron.engine.parallel import Place, parallel_world
 from irpo_megatron.errors import Interrupted
+from irpo_megatron.rank_log import event
 from irpo_megatron.records import Pair, ReferenceLogProb, read_rows
 from irpo_megatron.requests import TrainRequest
 from irpo_megatron.stop import stop_requests
 from irpo_megatron.training.batches import WeightedPair
 from irpo_megatron.training.identity import IDENTITY, reference_identity, require_identity
-from irpo_megatron.training.metrics import MetricsLog
+from irpo_megatron.training.metrics import MetricsLog, in_words
 from irpo_megatron.training.order import step_indices, steps_an_epoch
 from irpo_megatron.training.resume import candidate_steps, checkpoint_path, drop_resume_points
 from irpo_megatron.training.rows import row_id, unique_rows
@@ -129,9 +130,11 @@ def train(
             started = time.monotonic()
             batch = global_batch(request, pairs, step)
             result = trainer.step(batch)
-            done = step + 1
+            done, seconds = step + 1, time.monotonic() - started
+            facts = event("step", step=done, seconds=seconds, tokens=trainer.tokens, peak_bytes=place.peak_bytes())
+            logger.info("step %d of %d in %.1f s: %s", done, steps, seconds, in_words(result), extra=facts)
             if log is not None:
-                log.write(done, result, batch, seconds=time.monotonic() - started)
+                log.write(done, result, batch, seconds=seconds)
             trainer.publish_saved()
             must_stop = place.any(stop.requested)
             if done in candidates:

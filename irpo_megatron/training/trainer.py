@@ -49,6 +49,8 @@ class Trainer:
         self._skipped = 0
         self._is_reference = True
         """The policy is still M_{t-1}: nothing has been updated yet."""
+        self.tokens = 0
+        """Tokens that this rank's part of the model was handed in the last step, filler included."""
 
     def resume(self) -> int:
         """Go on from the last resume point, if there is one.
@@ -76,10 +78,12 @@ class Trainer:
         Raises:
             ReferenceMismatch, NonFiniteStep: as `train_step`, the latter once no more batches may be left out.
         """
+        micro_batches = self.micro_batches(batch)
+        self.tokens = sum(micro_batch.input.tokens.numel() for micro_batch in micro_batches)
         try:
             result = train_step(
                 self._optimizer,
-                self.micro_batches(batch),
+                micro_batches,
                 loss=self._request.loss,
                 pairs_in_global_batch=len(batch),
                 place=self._place,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -57,7 +58,10 @@ def test_a_stage_in_one_process(tmp_path: Path, start: Callable[..., None], monk
         "TOKENIZERS_PARALLELISM": "false",
         "stdin": "",
     }
-    assert (tmp_path / "stage.log").read_text() == "rank 0 was here\n"
+    first, printed, last = (tmp_path / "stage.log").read_text().splitlines()
+    assert first.endswith(f": support.obedient_stage starts on {socket.gethostname()}, processes: 1")
+    assert printed == "rank 0 was here"
+    assert last.endswith(": ends with status 0")
 
 
 def test_a_stage_by_another_interpreter(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from support import obedient_worker
+from support.events import events_of
 from support.obedient_driver import assert_gone, python_path
 from support.obedient_worker import SHARDS, WorkerOrder, lives
 
@@ -16,6 +17,7 @@ from irpo_megatron.artifacts import read_json, write_json
 from irpo_megatron.errors import Interrupted, StageError, UserError
 from irpo_megatron.launch import local_workers
 from irpo_megatron.launch.local_workers import run_workers
+from irpo_megatron.request_files import events_path
 
 
 @pytest.fixture(autouse=True)
@@ -66,6 +68,9 @@ def test_workers_share_the_work_and_end(tmp_path: Path, start: Callable[..., Non
     assert len(lives(tmp_path / "out")) == 3
     assert not said
     assert sorted(path.name for path in tmp_path.glob("*.log")) == [f"stage-worker-{n}.log" for n in range(3)]
+    for number in range(3):
+        events = events_of(events_path(tmp_path / "request.json") / f"worker-000{number}.jsonl")
+        assert [(event["event"], event["worker"]) for event in events] == [("start", number), ("end", number)]
 
 
 def test_one_that_dies_again_and_again_is_named_and_does_not_end_the_stage(

@@ -17,6 +17,7 @@ from irpo_megatron.artifacts import read_json, write_json
 from irpo_megatron.launch.protocol import OneProcess, Ranks
 from irpo_megatron.launch.slurm_rank import first_host, rank_variables, worker_variables
 from irpo_megatron.launch.slurm_step import Tasks, Workers, tasks_of
+from irpo_megatron.request_files import events_path
 
 
 def placed(tasks: Tasks, hosts: list[str]) -> list[dict[str, str]]:
@@ -108,7 +109,13 @@ def test_known_host_lists(hosts: str, first: str) -> None:
     assert first_host(hosts) == first
 
 
-def test_a_task_becomes_the_stage(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "number", "told", "log"),
+    [("ranks", "20123", ("5", "1", "8"), "rank-0005.jsonl"), ("workers", "0", (None, None, None), "worker-0005.jsonl")],
+)
+def test_a_task_becomes_the_stage(
+    kind: str, number: str, told: tuple[str | None, ...], log: str, tmp_path: Path
+) -> None:
     """The whole way from Slurm's variables to what a stage sees."""
     write_json(
         tmp_path / "request.json",
@@ -121,8 +128,9 @@ def test_a_task_becomes_the_stage(tmp_path: Path) -> None:
         "SLURM_STEP_NODELIST": "n[1-2]",
         "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[1]), *sys.path]),
     }
-    arguments = ["ranks", "20123", "support.obedient_stage", str(tmp_path / "request.json")]
+    arguments = [kind, number, "support.obedient_stage", str(tmp_path / "request.json")]
     command = [sys.executable, "-m", "irpo_megatron.launch.slurm_rank", *arguments]
     subprocess.run(command, env={**os.environ, **slurm}, stdin=subprocess.DEVNULL, check=True)
-    report = read_json(tmp_path / "rank-5.json")
-    assert (report["RANK"], report["LOCAL_RANK"], report["WORLD_SIZE"]) == ("5", "1", "8")
+    report = read_json(tmp_path / f"rank-{told[0] or 0}.json")
+    assert (report["RANK"], report["LOCAL_RANK"], report["WORLD_SIZE"]) == told
+    assert [path.name for path in events_path(tmp_path / "request.json").iterdir()] == [log]

@@ -11,10 +11,12 @@ from typing import Any
 
 import pytest
 from support.command import LOOP, irpo
+from support.events import events_of
 
 from irpo_megatron.artifacts import MANIFEST, manifest_digest, read_manifest
 from irpo_megatron.model_folder import read_tensor_entries
 from irpo_megatron.records import Pair, Problem, Sample, Score, read_rows
+from irpo_megatron.request_files import events_path
 
 STAGES = ["generations", "scores", "pairs", "reference", "training", "selection", "checkpoint-hf", "evaluation"]
 
@@ -116,6 +118,28 @@ def test_a_second_start_computes_nothing(finished_runs: Path) -> None:
     assert again.status == 0
     assert {path: path.stat().st_mtime_ns for path in run.rglob(MANIFEST)} == before
     assert again.output.splitlines()[-1].split()[0] == "2", "the table of results is printed"
+
+
+def test_no_secret_of_the_shell_is_in_any_file(finished_runs: Path, shell_secrets: dict[str, str]) -> None:
+    files = [path for path in finished_runs.rglob("*") if path.is_file()]
+    assert len(files) > 100
+    wanted = [word.encode() for name in shell_secrets for word in (name, shell_secrets[name])]
+    assert not [path for path in files if any(word in path.read_bytes() for word in wanted)]
+
+
+def test_every_process_left_its_events(run: Path) -> None:
+    logs = run / "logs"
+    requests = sorted(logs.glob("*.request.json"))
+    assert requests
+    for request in requests:
+        (file,) = events_path(request).iterdir()
+        assert file.name == ("worker-0000.jsonl" if "workers" in request.name else "rank-0000.jsonl")
+        events = events_of(file)
+        ends = [event["status"] for event in events if event["event"] == "end"]
+        assert (events[0]["event"], events[-1]["event"], set(ends)) == ("start", "end", {0})
+    sampling = events_of(logs / "iteration-01-generate-workers.events" / "worker-0000.jsonl")
+    assert sum(event["samples"] for event in sampling if event["event"] == "shard") == 30 * 6
+    assert {event["host"] for event in events_of(logs / "starts.jsonl")} == {sampling[0]["host"]}
 
 
 def test_status_shows_every_stage(run: Path) -> None:

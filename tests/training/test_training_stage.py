@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from support.events import events_of
 from support.pairs import hurtful_pairs
 from support.stages import (
     ONE_THREAD,
@@ -31,6 +33,7 @@ from irpo_megatron.artifacts import read_json, write_json
 from irpo_megatron.config import ConversionConfig, LossConfig, ParallelConfig, SelectionConfig, TrainingConfig
 from irpo_megatron.errors import StageError, UserError
 from irpo_megatron.records import ReferenceLogProb, read_rows, write_rows
+from irpo_megatron.request_files import events_path
 from irpo_megatron.requests import ExportRequest, TrainRequest
 from irpo_megatron.training.identity import IDENTITY
 from irpo_megatron.training.rows import row_id
@@ -87,6 +90,11 @@ def _what_was_computed(metrics: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [{key: value for key, value in line.items() if "second" not in key} for line in metrics]
 
 
+def _attempts(events: list[dict[str, Any]]) -> list[list[dict[str, Any]]]:
+    starts = [index for index, event in enumerate(events) if event["event"] == "start"]
+    return [events[start:end] for start, end in zip(starts, [*starts[1:], None], strict=True)]
+
+
 def test_killed_and_resumed_is_bitwise_the_same(world: dict[str, Path]) -> None:
     undisturbed = _request(world, "undisturbed")
     expected = run_training(undisturbed)
@@ -117,6 +125,18 @@ def test_killed_and_resumed_is_bitwise_the_same(world: dict[str, Path]) -> None:
     assert len(metrics.read_text().splitlines()) < STEPS
 
     assert _what_was_computed(run_training(killed)) == _what_was_computed(expected)
+    events = events_of(events_path(path) / "rank-0000.jsonl")
+    first, second = _attempts(events)
+    assert "end" not in [event["event"] for event in first]
+    assert [event["event"] for event in second][-1] == "end"
+    steps = [[event["step"] for event in attempt if event["event"] == "step"] for attempt in (first, second)]
+    assert steps[0] == list(range(1, max(steps[0]) + 1))
+    assert steps[1] == list(range(min(steps[1]), STEPS + 1))
+    assert min(steps[1]) <= max(steps[0]) + 1
+    assert all(event["peak_bytes"] > 2**20 and event["tokens"] > 0 for event in events if event["event"] == "step")
+    resumed_from = [event["checkpoint"] for event in second if event["event"] == "loaded"][-1]
+    assert resumed_from == str(killed.output / "resume" / f"step-{min(steps[1]) - 1:06d}")
+    assert resumed_from in [event["checkpoint"] for event in first if event["event"] == "saved"]
     ours, theirs = _weights(world, killed), _weights(world, undisturbed)
     assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
 
@@ -200,6 +220,29 @@ def test_a_loss_that_is_not_finite_names_its_pairs_and_updates_nothing(
         run_training(request)
     # Two steps were taken and logged before it.
     assert len((request.output / "metrics.jsonl").read_text().splitlines()) == 2
+    for rank in (0, 1):
+        events = events_of(request.output.with_name("broken.events") / f"rank-000{rank}.jsonl")
+        (joined,) = (event for event in events if event["event"] == "joined")
+        assert (joined["data_rank"], joined["layout"]["data"], joined["device"]) == (rank, 2, "cpu")
+        assert [event["step"] for event in events if event["event"] == "step"] == [1, 2]
+    log = request.output.with_name("broken.log").read_text()
+    assert log.count('irpo_megatron/process.py", line') == 1, "the traceback of the first that failed, and no other"
+    assert re.findall(r" step (\d) of 6 in \S+ s: loss", log) == ["1", "2"], "people read rank 0"
+
+
+def test_a_step_that_stands_still_ends_with_the_stacks_of_all_ranks(world: dict[str, Path]) -> None:
+    """Rank 0 hangs in a write, as on a file system that is gone; rank 1 waits for it."""
+    launch = ONE_THREAD.model_copy(update={"stall_minutes": 0.1})
+    request = _request(world, "stalled", training=IN_ORDER, parallel=ParallelConfig(data=2), launch=launch)
+    request.output.mkdir()
+    os.mkfifo(request.output / "metrics.jsonl")
+    with pytest.raises(StageError, match=r"nothing moved for 6 s \(last: .*\); the stacks of all ranks are in the log"):
+        run_training(request)
+    for rank, where in ((0, "in __init__"), (1, "in train_step")):
+        events = events_of(request.output.with_name("stalled.events") / f"rank-000{rank}.jsonl")
+        (stall,) = (event for event in events if event["event"] == "stall")
+        assert where in stall["stacks"]
+        assert stall["stacks"] in request.output.with_name("stalled.log").read_text()
 
 
 def test_a_bad_batch_that_may_be_left_out_leaves_no_trace(world: dict[str, Path], broken_reference: Path) -> None:
