@@ -6,7 +6,7 @@ runs/<name>/
   iteration-00/ checkpoint-megatron/ evaluation/  (M_0)
   iteration-01/ generations/ scores/ pairs/ reference/ training/ selection/ checkpoint-hf/ evaluation/
   iteration-NN/ checkpoint-fp8/                   (from 00 on, where the engine is to load FP8 copies)
-  logs/ iteration-01-train.log ...  tensorboard/
+  logs/ iteration-01-train.log  iteration-01-train.events/ ...  tensorboard/
 """
 
 from __future__ import annotations

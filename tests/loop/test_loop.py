@@ -5,12 +5,14 @@ from __future__ import annotations
 import importlib.util
 import json
 import math
+import re
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support.command import LOOP, irpo
+from support.command import LOOP, ROOT, irpo
 from support.events import events_of
 
 from irpo_megatron.artifacts import MANIFEST, manifest_digest, read_manifest
@@ -109,6 +111,20 @@ def test_checkpoints_load_in_transformers_and_pairs_in_datasets(run: Path) -> No
     assert tuple(generated.tolist()) == sample.completion_ids
     dataset = Dataset.from_parquet(str(run / "iteration-01" / "pairs" / "pairs.parquet"))
     assert {"prompt", "chosen", "rejected"} <= set(dataset.column_names)
+
+
+def test_the_programs_of_the_pages_run(run: Path) -> None:
+    """Those that read a finished run, on this one in place of the demo's."""
+    pages = "".join((ROOT / "docs" / name).read_text(encoding="utf-8") for name in ("data.md", "run-directory.md"))
+    programs = re.findall(r"^python - <<'PY'\n(.*?)^PY$", pages, re.DOTALL | re.MULTILINE)
+    assert len(programs) == 3
+    text = "".join(programs).replace("runs/arithmetic-irpo-alpha-1.0-seed-0", str(run)).replace("n-03", "n-02")
+    done = subprocess.run([sys.executable, "-c", text], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "features: ['prompt', 'chosen', 'rejected']" in done.stdout
+    lines = done.stdout.splitlines()
+    steps = sum(line["iteration"] == 1 for line in _lines(run / "metrics.jsonl"))
+    assert [int(line.split()[0]) for line in lines[-steps:]] == list(range(1, steps + 1))
 
 
 def test_a_second_start_computes_nothing(finished_runs: Path) -> None:

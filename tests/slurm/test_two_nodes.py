@@ -251,7 +251,7 @@ def training(place: Place, tmp_path: Path) -> Training:
         *run.glob("results.json"),
         *run.glob("report.html"),
         *run.glob("slurm.json"),
-        *(run / "logs").iterdir(),
+        *(path for path in (run / "logs").rglob("*") if path.is_file()),
     ]:
         path.unlink()
     return Training(place, run)
