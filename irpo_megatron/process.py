@@ -21,10 +21,10 @@ import typing
 from pathlib import Path
 from typing import NoReturn
 
-from irpo_megatron.artifacts import read_json
+from irpo_megatron.artifacts import Json, read_json
 from irpo_megatron.environment import describe_software
 from irpo_megatron.errors import Interrupted, StageError, UserError
-from irpo_megatron.rank_log import event, note, rank_log
+from irpo_megatron.rank_log import Member, event, note, rank_log
 from irpo_megatron.request_files import error_path, leave_error, working_on
 
 logger = logging.getLogger("irpo_megatron.process")  # by name: this module is `__main__`
@@ -46,37 +46,39 @@ def main(module_name: str, request_path: Path) -> int:
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         start = event("start", module=module_name, processes=processes, **describe_software())
         logger.info("%s starts on %s, processes: %d", module_name, socket.gethostname(), processes, extra=start)
-        status, reason = _run(module_name, request_path)
+        status, reason = _run(module_name, request_path, member)
         if reason is not None:
             sys.stderr.write(f"{member.prefix}{reason}\n")  # in one piece: ranks share the log
         logger.info("ends with status %d", status, extra=event("end", status=status))
     return status
 
 
-def _run(module_name: str, request_path: Path) -> tuple[int, str | None]:
-    """The exit status, and what is to be said of it.
+def _run(module_name: str, request_path: Path, member: Member) -> tuple[int, str | None]:
+    """The exit status, and what the log of the stage is to say of it.
 
-    A word on how a stage ended early is said by one of its ranks, and the traceback is that of the first that failed:
-    the others fail because it is gone. Each has its own in its events.
+    Where ranks share that log, the first says how a stage ended early, with its traceback where it failed: the others
+    end because it is gone. Each has its own among its events.
     """
+
+    def is_told(what: Json) -> bool:
+        return leave_error(request_path, what) or member.has_own_log
+
     try:
         module = importlib.import_module(module_name)
         request_type = typing.get_type_hints(module.run)["request"]
         with working_on(request_path):
             module.run(request_type.model_validate(read_json(request_path)))
     except UserError as error:
-        is_first = leave_error(request_path, {"seen": error.seen, "rule": error.rule, "remedy": error.remedy})
-        note("refusal", seen=error.seen, rule=error.rule, remedy=error.remedy)
-        return 2, f"error: {error}" if is_first else None
+        what = {"seen": error.seen, "rule": error.rule, "remedy": error.remedy}
+        note("refusal", **what)
+        return 2, f"error: {error}" if is_told(what) else None
     except Interrupted as stop:
-        is_first = leave_error(request_path, {"interrupted": str(stop)})
         note("stop", message=str(stop))
-        return os.EX_TEMPFAIL, str(stop) if is_first else None
+        return os.EX_TEMPFAIL, str(stop) if is_told({"interrupted": str(stop)}) else None
     except BaseException as error:  # torch's failures to load a checkpoint are no Exception
-        failure = f"{type(error).__name__}: {error}"
-        is_first = leave_error(request_path, {"failure": failure})
-        note("failure", exception=traceback.format_exc())
-        return 1, traceback.format_exc().rstrip() if is_first else failure
+        failure, stack = f"{type(error).__name__}: {error}", traceback.format_exc().rstrip()
+        note("failure", exception=stack)
+        return 1, stack if is_told({"failure": failure}) else failure
     return 0, None
 
 

@@ -59,6 +59,11 @@ class Member:
         return cls("rank", int(os.environ.get("RANK", "0")))
 
     @property
+    def has_own_log(self) -> bool:
+        """Whether nobody else writes to what it prints; ranks share the log of their stage."""
+        return self.role == "worker"
+
+    @property
     def prefix(self) -> str:
         """What its lines in a log that ranks share begin with; those of rank 0 are the stage's."""
         return f"rank {self.number}: " if self._is_one_of_many else ""
@@ -72,7 +77,7 @@ class Member:
 
     @property
     def _is_one_of_many(self) -> bool:
-        return self.role == "rank" and self.number > 0
+        return not self.has_own_log and self.number > 0
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from irpo_megatron import process
 from irpo_megatron.artifacts import read_json, write_json
 from irpo_megatron.errors import Interrupted, StageError, UserError
 from irpo_megatron.process import raise_error_of
+from irpo_megatron.rank_log import WORKER
 from irpo_megatron.request_files import current_request, error_path, events_path
 from irpo_megatron.requests import Request, ScoreRequest
 
@@ -199,6 +200,16 @@ def test_a_stage_that_was_asked_to_stop(
     assert str(error) == "train stopped after step 37 of 120"
 
 
+def test_each_worker_says_in_its_own_log_why_it_ended(
+    tmp_path: Path, seen: list[CountRequest], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write_request(tmp_path, count=-1)
+    for number in (0, 1):
+        monkeypatch.setenv(WORKER, str(number))
+        assert process.main("fake_stage", path) == 1
+        assert capsys.readouterr().err.startswith("Traceback (most recent call last):\n")
+
+
 def test_programs_find_the_start_the_end_and_what_went_wrong(
     tmp_path: Path, seen: list[CountRequest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -215,7 +226,7 @@ def test_programs_find_the_start_the_end_and_what_went_wrong(
     assert (start["module"], start["rank"], start["processes"]) == ("fake_stage", 1, 2)
     assert (start["python"], "pyarrow" in start["packages"]) == (sys.version.split()[0], True)
     assert failure["exception"].startswith("Traceback (most recent call last):\n")
-    assert failure["exception"].endswith("ZeroDivisionError: a defect\n")
+    assert failure["exception"].endswith("ZeroDivisionError: a defect")
     assert events[6]["remedy"] == "count again"
     assert events[9]["message"] == "stopped after step 37 of 120"
 
