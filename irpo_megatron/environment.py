@@ -21,7 +21,6 @@ IMAGE_VERSIONS = Path("/etc/irpo-megatron/versions.env")
 _LONGEST = 16 * 1024
 _PIN = re.compile(r"(?P<name>[A-Z][A-Z0-9_]*)=(?P<value>[A-Za-z0-9._:@/+-]+)")
 
-
 _NAME = "irpo-megatron"
 _PACKAGES = (
     _NAME,

@@ -43,9 +43,6 @@ def main(module_name: str, request_path: Path) -> int:
     """
     die_with_parent()
     with rank_log(request_path) as member:
-        processes = int(os.environ.get("WORLD_SIZE", "1"))
-        start = event("start", module=module_name, processes=processes, **describe_software())
-        logger.info("%s starts on %s, processes: %d", module_name, socket.gethostname(), processes, extra=start)
         status, reason = _run(module_name, request_path, member)
         if reason is not None:
             sys.stderr.write(f"{member.prefix}{reason}\n")  # in one piece: ranks share the log
@@ -64,6 +61,9 @@ def _run(module_name: str, request_path: Path, member: Member) -> tuple[int, str
         return leave_error(request_path, what) or member.has_own_log
 
     try:
+        processes = int(os.environ.get("WORLD_SIZE", "1"))
+        start = event("start", module=module_name, processes=processes, **describe_software())
+        logger.info("%s starts on %s, processes: %d", module_name, socket.gethostname(), processes, extra=start)
         module = importlib.import_module(module_name)
         request_type = typing.get_type_hints(module.run)["request"]
         with working_on(request_path):

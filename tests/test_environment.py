@@ -63,6 +63,7 @@ def test_versions_machine_and_nothing_secret(monkeypatch: pytest.MonkeyPatch) ->
     assert environment["packages"]["tensorrt-llm"] is None or "." in environment["packages"]["tensorrt-llm"]
     assert environment["packages"]["pyarrow"] == pyarrow.__version__
     assert environment["slurm"] == {"job": "42", "nodes": "n[1-2]"}
+    assert "image" in environment
     assert "hf_secret" not in json.dumps(environment)
     monkeypatch.delenv("SLURM_JOB_ID")
     assert describe_environment()["slurm"] is None
