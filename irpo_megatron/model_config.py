@@ -9,6 +9,8 @@ from typing import Any
 from irpo_megatron.artifacts import Json
 from irpo_megatron.errors import UserError
 
+ROPE_THETA = 10000.0
+"""Base of the rotary embeddings where nothing is said."""
 _DEFAULTS: Json = {"hidden_act": "silu", "rms_norm_eps": 1e-6, "tie_word_embeddings": False}
 
 DEFAULTS: dict[str, Json] = {
@@ -23,6 +25,21 @@ DEFAULTS: dict[str, Json] = {
 def with_defaults(config: Json) -> Json:
     """A configuration of a family that is supported, with what its file leaves unsaid."""
     return {**DEFAULTS[config["model_type"]], **config}
+
+
+def unsaid_in_older_names(config: Json) -> Json:
+    """What transformers 5 reads of rotary embeddings in `rope_parameters`, and 4, by its names, would not find.
+
+    Returns:
+        Keys and values that would say it to both; none where both read the same.
+    """
+    newer = config.get("rope_parameters") or {}
+    older: Json = {}
+    if newer.get("rope_theta", ROPE_THETA) != ROPE_THETA:
+        older["rope_theta"] = newer["rope_theta"]
+    if newer.get("rope_type", "default") != "default":
+        older["rope_scaling"] = {key: value for key, value in newer.items() if key != "rope_theta"}
+    return {key: value for key, value in older.items() if config.get(key) is None}
 
 
 def positive_int(config: Json, key: str) -> int:

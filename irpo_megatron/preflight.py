@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 from pathlib import Path
 
 from irpo_megatron.config import Config
@@ -10,8 +11,8 @@ from irpo_megatron.containers import images_of
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation_environment import check_generation_environment
 from irpo_megatron.layout_rules import check_fp8_shape, check_layout
-from irpo_megatron.model_config import with_defaults
-from irpo_megatron.model_folder import open_model_folder, require_context
+from irpo_megatron.model_config import unsaid_in_older_names, with_defaults
+from irpo_megatron.model_folder import CONFIG, ModelFolder, open_model_folder, require_context
 from irpo_megatron.nvidia_packages import refuse_other_apex, require_transformer_engine
 from irpo_megatron.records import Problem, read_rows
 from irpo_megatron.tasks import load_task
@@ -55,6 +56,8 @@ def check_installation(config: Config) -> None:
 def check_model(config: Config, problems: Path, folder_path: Path) -> None:
     """M_0 is complete, has an end token, divides over the layout, and has room for every prompt and its completion.
 
+    And the engine that samples reads its config.json as training does.
+
     Raises:
         UserError: the first of these that does not hold.
     """
@@ -63,7 +66,24 @@ def check_model(config: Config, problems: Path, folder_path: Path) -> None:
     model = with_defaults(folder.config)
     check_layout(config, model)
     check_fp8_shape(config, model)
+    if config.generation.backend == "tensorrt_llm":
+        _require_older_rope_names(folder)
     task = load_task(config.task)
     rows = [row for name in ("train", "held_out", "test") for row in read_rows(problems / f"{name}.parquet", Problem)]
     lengths = {problem.id: len(tokenizer.encode_prompt(task.prompt(problem))) for problem in rows}
     require_context(lengths, config.generation.max_tokens, folder)
+
+
+def _require_older_rope_names(folder: ModelFolder) -> None:
+    """
+    Raises:
+        UserError: an engine with transformers 4 would take other rotary embeddings than training does.
+    """
+    missing = unsaid_in_older_names(folder.config)
+    if missing:
+        raise UserError(
+            f"{folder.path / CONFIG} says it in rope_parameters alone, and has no {' and no '.join(missing)}",
+            "TensorRT-LLM 1.2 brings transformers 4.57, which does not read rope_parameters and would sample "
+            "with the rotary embeddings of another model",
+            f"add to that file: {json.dumps(missing)[1:-1]}",
+        )

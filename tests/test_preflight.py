@@ -9,12 +9,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from support.tiny_model import make_llama
 
+from irpo_megatron.artifacts import read_json, write_json
 from irpo_megatron.config import Config, DataConfig, Fp8Config, ModelConfig, ParallelConfig, PrecisionConfig
+from irpo_megatron.config_generation import GenerationConfig, TensorRTLLMConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.layout_rules import check_fp8_shape
 from irpo_megatron.model_config import with_defaults
-from irpo_megatron.preflight import check_installation
+from irpo_megatron.preflight import check_installation, check_model
 
 # Llama-2-7B.
 MODEL: dict[str, Any] = {
@@ -121,3 +124,17 @@ def test_more_layers_in_bf16_than_a_stage_has() -> None:
 
 def test_without_fp8_any_shape_will_do() -> None:
     check_fp8_shape(config(None), {"hidden_size": 7})
+
+
+def test_rotary_embeddings_that_the_engine_would_not_read(tmp_path: Path) -> None:
+    folder = make_llama(tmp_path / "model")
+    settings = read_json(folder / "config.json")
+    settings.pop("rope_theta", None)
+    write_json(folder / "config.json", {**settings, "rope_parameters": {"rope_type": "default", "rope_theta": 5e5}})
+    run = config(None).model_copy(
+        update={"generation": GenerationConfig(backend="tensorrt_llm", tensorrt_llm=TensorRTLLMConfig())}
+    )
+    with pytest.raises(UserError) as caught:
+        check_model(run, tmp_path / "problems", folder)
+    assert caught.value.seen == f"{folder / 'config.json'} says it in rope_parameters alone, and has no rope_theta"
+    assert caught.value.remedy == 'add to that file: "rope_theta": 500000.0'

@@ -12,9 +12,8 @@ from typing import Any
 
 from irpo_megatron.artifacts import Json
 from irpo_megatron.errors import UserError
-from irpo_megatron.model_config import positive_int, positive_number, refused
+from irpo_megatron.model_config import ROPE_THETA, positive_int, positive_number, refused
 
-_DEFAULT_BASE = 10000.0
 _EITHER = {"rope_type", "rope_theta", "partial_rotary_factor", "original_max_position_embeddings"}
 _KEYS = {"default": _EITHER, "llama3": _EITHER | {"factor", "low_freq_factor", "high_freq_factor"}}
 """For each type that is supported, the keys that are understood."""
@@ -61,7 +60,7 @@ def read_rope(config: Json) -> tuple[float, RopeScaling | None]:
             "every component of a head is rotated",
             "choose another model",
         )
-    base = positive_number({"rope_theta": _DEFAULT_BASE, **settings}, "rope_theta")
+    base = positive_number({"rope_theta": ROPE_THETA, **settings}, "rope_theta")
     return base, _llama3(settings) if rope_type == "llama3" else None
 
 
