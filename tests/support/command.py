@@ -42,5 +42,5 @@ def start_irpo(*arguments: str | Path, directory: Path = ROOT, traced: bool = Tr
 def irpo(*arguments: str | Path, directory: Path = ROOT, traced: bool = True) -> Finished:
     """Run the command to its end."""
     process = start_irpo(*arguments, directory=directory, traced=traced)
-    output, errors = process.communicate(timeout=900)
+    output, errors = process.communicate(timeout=1200)
     return Finished(process.returncode, output, errors)
