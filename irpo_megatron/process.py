@@ -10,6 +10,7 @@ helper process, and a spawned process imports `__main__` again.
 from __future__ import annotations
 
 import ctypes
+import gc
 import importlib
 import logging
 import os
@@ -24,6 +25,7 @@ from typing import NoReturn
 from irpo_megatron.artifacts import Json, read_json
 from irpo_megatron.environment import describe_software
 from irpo_megatron.errors import Interrupted, StageError, UserError
+from irpo_megatron.lasting import lasting
 from irpo_megatron.rank_log import Member, event, note, rank_log
 from irpo_megatron.request_files import error_path, leave_error, working_on
 
@@ -64,7 +66,8 @@ def _run(module_name: str, request_path: Path, member: Member) -> tuple[int, str
         processes = int(os.environ.get("WORLD_SIZE", "1"))
         start = event("start", module=module_name, processes=processes, **describe_software())
         logger.info("%s starts on %s, processes: %d", module_name, socket.gethostname(), processes, extra=start)
-        module = importlib.import_module(module_name)
+        with lasting():
+            module = importlib.import_module(module_name)
         request_type = typing.get_type_hints(module.run)["request"]
         with working_on(request_path):
             module.run(request_type.model_validate(read_json(request_path)))
@@ -107,7 +110,9 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
+    status = main(sys.argv[1], Path(sys.argv[2]))
+    gc.freeze()  # of what is still there all goes; to search it for cycles first takes over a second
+    sys.exit(status)
 if (
     __name__ == "__mp_main__"
 ):  # a helper that the stage spawned: torchrun kills a rank, but not what the rank has started

@@ -1,5 +1,6 @@
 """Shared by all tests: helper modules by name, what needs a GPU skipped without one, and which worker takes what."""
 
+import os
 import signal
 import sys
 from pathlib import Path
@@ -9,6 +10,10 @@ from xdist.remote import Producer
 from xdist.scheduler import LoadFileScheduling
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+# Coverage is of what these workers run: in all the processes that tests start, tracing would be a quarter of the time.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
 
 # What a shell starts in the background ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

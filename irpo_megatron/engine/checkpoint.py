@@ -5,15 +5,18 @@ A folder appears whole or not at all: every rank writes below a temporary name, 
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import queue
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch.distributed as dist
 from megatron.core import dist_checkpointing
+from megatron.core.dist_checkpointing.strategies import filesystem_async
 from megatron.core.dist_checkpointing.strategies.async_utils import AsyncCallsQueue
 
 from irpo_megatron.artifacts import Json, partial_directory, read_json, write_json
@@ -108,12 +111,27 @@ class CheckpointWriter:
             _say("saved", directory, since=started)
 
         _on_main_rank(prepare)
-        request = dist_checkpointing.save(state, str(partial / STATE), async_sharded_save=self._queue is not None)
         if self._queue is None:
+            with _results_in_this_process():
+                dist_checkpointing.save(state, str(partial / STATE))
             appear()
         else:
+            request = dist_checkpointing.save(state, str(partial / STATE), async_sharded_save=True)
             request.add_finalize_fn(appear)
             self._queue.schedule_async_request(request)
+
+
+@contextlib.contextmanager
+def _results_in_this_process() -> Iterator[None]:
+    """Megatron-Core passes what its writers say through a process that it starts for that, and that imports torch anew:
+    over a second for each rank. Where the rank itself waits for the writers, it needs none.
+    """
+    queue_of_a_process = filesystem_async._results_queue
+    filesystem_async._results_queue = queue.SimpleQueue()
+    try:
+        yield
+    finally:
+        filesystem_async._results_queue = queue_of_a_process
 
 
 def load_model(directory: Path, model: Sequence[Policy]) -> None:

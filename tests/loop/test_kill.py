@@ -24,7 +24,7 @@ def _without_times(path: Path) -> Any:
 
 def _kill_during(stage: Path, runs: Path, delay: float) -> None:
     """Start the loop, and kill it `delay` seconds after it has begun to work on a stage's directory."""
-    process = start_irpo("run", LOOP, f"runs={runs}", "iterations=1", traced=False)
+    process = start_irpo("run", LOOP, f"runs={runs}", "iterations=1")
     while process.poll() is None and not partial_directory(stage).exists() and not stage.exists():
         time.sleep(0.02)
     time.sleep(delay)
@@ -37,7 +37,7 @@ def test_killed_in_every_stage_the_loop_ends_where_it_would_have(finished_runs: 
     iteration = runs_with_base / "loop" / "iteration-01"
     for name in DIRECTORIES:
         _kill_during(iteration / name, runs_with_base, delay=random_.uniform(0, 5))
-    finished = irpo("run", LOOP, f"runs={runs_with_base}", "iterations=1", traced=False)
+    finished = irpo("run", LOOP, f"runs={runs_with_base}", "iterations=1")
     assert finished.status == 0, finished.errors
     expected = _without_times(finished_runs / "loop" / "results.json")
     expected["iterations"] = expected["iterations"][:2]
