@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from irpo_megatron.artifacts import Json
 from irpo_megatron.config_generation import GenerationConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation.probe import PACKAGES, describe_interpreter
+from irpo_megatron.hardware import ask_nvidia_smi
 
 # The first start of an interpreter on a network file system takes its time.
 _PROBE_SECONDS = 120.0
@@ -78,11 +78,7 @@ def _check_modelopt(version: str, where: str) -> None:
 
 def _check_gpus() -> None:
     """Where NVIDIA's driver shows GPUs; on a machine without any nothing can be said."""
-    if shutil.which("nvidia-smi") is None:
-        return
-    command = ["nvidia-smi", "--query-gpu=compute_cap", "--format=csv,noheader"]
-    answer = subprocess.run(command, capture_output=True, text=True, check=False).stdout
-    listed = re.findall(r"^\d+\.\d+$", answer, re.MULTILINE)
+    listed = [line for line in ask_nvidia_smi("compute_cap") or () if re.fullmatch(r"\d+\.\d+", line)]
     if listed and max(map(float, listed)) < _FP8_CAPABILITY:
         raise UserError(
             f"the GPUs of this machine have compute capability {', '.join(dict.fromkeys(listed))}",
