@@ -24,6 +24,7 @@ from irpo_megatron.config_text import describe
 from irpo_megatron.console import Console
 from irpo_megatron.errors import Interrupted, StageError, UserError
 from irpo_megatron.iteration import STAGES, run, run_stage
+from irpo_megatron.lasting import end_without_a_search
 from irpo_megatron.report.stage import SUMMARY_COLUMNS, summary_rows
 from irpo_megatron.status import status_rows
 from irpo_megatron.stop import interrupt, on_stop_signal
@@ -139,6 +140,7 @@ def _print_results(run_dir: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point: exits 2 for a user's mistake, 1 for a failed stage, 75 when asked to stop, without a traceback."""
+    end_without_a_search()
     try:
         app(arguments)
     except UserError as error:

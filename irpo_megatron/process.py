@@ -10,7 +10,6 @@ helper process, and a spawned process imports `__main__` again.
 from __future__ import annotations
 
 import ctypes
-import gc
 import importlib
 import logging
 import os
@@ -25,7 +24,7 @@ from typing import NoReturn
 from irpo_megatron.artifacts import Json, read_json
 from irpo_megatron.environment import describe_software
 from irpo_megatron.errors import Interrupted, StageError, UserError
-from irpo_megatron.lasting import lasting
+from irpo_megatron.lasting import end_without_a_search, lasting
 from irpo_megatron.rank_log import Member, event, note, rank_log
 from irpo_megatron.request_files import error_path, leave_error, working_on
 
@@ -110,9 +109,8 @@ def die_with_parent() -> None:
 
 
 if __name__ == "__main__":
-    status = main(sys.argv[1], Path(sys.argv[2]))
-    gc.freeze()  # of what is still there all goes; to search it for cycles first takes over a second
-    sys.exit(status)
+    end_without_a_search()
+    sys.exit(main(sys.argv[1], Path(sys.argv[2])))
 if (
     __name__ == "__mp_main__"
 ):  # a helper that the stage spawned: torchrun kills a rank, but not what the rank has started

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 import weakref
 from collections.abc import Iterator
 
@@ -44,3 +46,14 @@ def test_the_search_goes_on_as_before(enabled: bool) -> None:
         assert gc.isenabled() is enabled
     finally:
         (gc.enable if before else gc.disable)()
+
+
+def test_at_the_end_of_a_process_nothing_is_left_to_search() -> None:
+    code = """
+import atexit, gc
+atexit.register(lambda: print(len(gc.get_objects())))  # called last
+from irpo_megatron.lasting import end_without_a_search
+end_without_a_search()
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 10
