@@ -36,7 +36,7 @@ def parent(process: int) -> int:
 
 def end_of(driver: subprocess.Popen[str]) -> tuple[int, str]:
     """Exit status and the last line of the standard error."""
-    _, errors = driver.communicate(timeout=120)
+    _, errors = driver.communicate(timeout=600)
     return driver.returncode, errors.splitlines()[-1]
 
 

@@ -106,7 +106,7 @@ def run_script(
     wait_for((bin_ / "ready").exists)
     for number in signals:
         script.send_signal(number)
-    output, _ = script.communicate(timeout=60)
+    output, _ = script.communicate(timeout=600)
     return script.returncode, output
 
 

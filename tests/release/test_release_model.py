@@ -86,7 +86,7 @@ def test_the_cards_example_runs(run_dir: Path, released: Path) -> None:
         cwd=released.parent,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=600,
     )
     assert finished.returncode == 0, finished.stderr
     assert finished.stdout == f"{completion(checkpoint_of(run_dir, 2), sample=False)}\n"

@@ -52,13 +52,19 @@ def python_path() -> str:
     return os.pathsep.join(filter(None, [str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH")]))
 
 
-def wait_for(is_so: Callable[[], object], *, driver: subprocess.Popen[str] | None = None, seconds: float = 120) -> None:
+def wait_for(
+    is_so: Callable[[], object],
+    *,
+    driver: subprocess.Popen[str] | None = None,
+    seconds: float = 600,
+    every: float = 0.02,
+) -> None:
     """Wait until something is so; a driver must not end before."""
     deadline = time.monotonic() + seconds
     while not is_so():
         assert driver is None or driver.poll() is None, f"the driver has ended: {driver.communicate()}"
         assert time.monotonic() < deadline
-        time.sleep(0.02)
+        time.sleep(every)
 
 
 def reports(folder: Path, name: str = "rank") -> list[Json]:

@@ -22,7 +22,7 @@ NODES = ("127.0.0.1", "127.0.0.2")
 CPUS = 2
 _DAEMONS = ("munged", "slurmctld", "slurmd")
 _PATH = os.pathsep.join([os.environ.get("PATH", ""), "/usr/sbin", "/sbin"])
-_SECONDS = 60.0
+_SECONDS = 300.0
 _POLITE_SECONDS = 10.0
 _LONGEST_PATH = 80
 

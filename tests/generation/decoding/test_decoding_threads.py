@@ -24,7 +24,7 @@ def four_threads() -> object:
 def test_parts_run_side_by_side_in_order_with_the_threads_shared_out() -> None:
     threads = Threads(CPU)
     assert threads.count == 4
-    meeting = threading.Barrier(4, timeout=60)
+    meeting = threading.Barrier(4, timeout=600)
 
     def work(part: int) -> tuple[int, int]:
         meeting.wait()  # nobody passes alone
