@@ -73,7 +73,7 @@ class Watchdog:
             if self._last is not last:
                 continue
             self._set_timer(10 * self._grace)  # what follows takes longer than the timer leaves, and can hang too
-            sentence = f"rank {self._rank}: nothing moved for {time.monotonic() - since:.0f} s (last: {label})"
+            sentence = f"rank {self._rank}: nothing moved for {self._seconds:g} s (last: {label})"
             note("stall", last=label, stacks=self._write_stacks(sentence))
             if self._left.wait(self._grace):
                 return

@@ -93,7 +93,7 @@ def _stall(request: ObedientRequest, rank: str) -> None:
 
     if "WORLD_SIZE" in os.environ:
         dist.init_process_group("gloo")
-    with Watchdog(1, rank=int(rank), grace=3) as dog:
+    with Watchdog(2, rank=int(rank), grace=8) as dog:
         dog.beat("step 12")
         if request.behaviour == "stall with the lock":
             ctypes.PyDLL(None).sleep(600)

@@ -232,11 +232,13 @@ def test_a_loss_that_is_not_finite_names_its_pairs_and_updates_nothing(
 
 def test_a_step_that_stands_still_ends_with_the_stacks_of_all_ranks(world: dict[str, Path]) -> None:
     """Rank 0 hangs in a write, as on a file system that is gone; rank 1 waits for it."""
-    launch = ONE_THREAD.model_copy(update={"stall_minutes": 0.1})
+    launch = ONE_THREAD.model_copy(update={"stall_minutes": 0.25})
     request = _request(world, "stalled", training=IN_ORDER, parallel=ParallelConfig(data=2), launch=launch)
     request.output.mkdir()
     os.mkfifo(request.output / "metrics.jsonl")
-    with pytest.raises(StageError, match=r"nothing moved for 6 s \(last: .*\); the stacks of all ranks are in the log"):
+    with pytest.raises(
+        StageError, match=r"nothing moved for 15 s \(last: .*\); the stacks of all ranks are in the log"
+    ):
         run_training(request)
     for rank, where in ((0, "in __init__"), (1, "in train_step")):
         events = events_of(request.output.with_name("stalled.events") / f"rank-000{rank}.jsonl")
