@@ -11,9 +11,10 @@ from xdist.scheduler import LoadFileScheduling
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-# Coverage is of what these workers run: in all the processes that tests start, tracing would be a quarter of the time.
-if "PYTEST_XDIST_WORKER" in os.environ:
-    os.environ.pop("COVERAGE_PROCESS_CONFIG", None)
+if "PYTEST_XDIST_WORKER" in os.environ:  # of their starter the workers themselves are to be traced
+    from support.tracing import leave_processes_out
+
+    leave_processes_out()
 
 # What a shell starts in the background ignores Ctrl-C, and so would every process that the tests start.
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 from support.command import LOOP, irpo
+from support.tracing import traced
 
 # What a shell may hold, each with a value of its own.
 SECRETS = {
@@ -29,7 +30,8 @@ def finished_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as environment:
         for name, value in SECRETS.items():
             environment.setenv(name, value)
-        finished = irpo("run", LOOP, f"runs={runs}")
+        with traced():
+            finished = irpo("run", LOOP, f"runs={runs}")
     assert finished.status == 0, finished.errors
     return runs
 
