@@ -1,4 +1,4 @@
-"""Which of the processes that tests start are traced for the coverage: few, since that takes a quarter of their time."""
+"""Which of the processes that tests start are traced for the coverage: few, since it takes a quarter of their time."""
 
 from __future__ import annotations
 
