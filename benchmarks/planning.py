@@ -6,7 +6,8 @@ The training stage itself trains a random Llama of 58 million parameters on pair
 as many Gloo processes as the layout asks for, one thread each. Memory is the highest of the rank that has most, without
 what the same process has with a model of next to nothing: imports, and what libraries hold once they are used. Freed
 tensors go back to the system at once (`MALLOC_MMAP_THRESHOLD_`): the prediction is of what the program holds, not of
-what its allocator keeps. Time is the fastest of the steps after the first; other work on the machine lengthens it.
+what its allocator keeps. Time is that of a run of its own, with the allocator as it is by default: the fastest of the
+steps after the first. Other work on the machine lengthens it.
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ def main() -> None:
     arguments = parser.parse_args()
     flops = best_product(MODEL, VOCABULARY, threads=1)
     print(f"fastest product on one thread: {flops / 1e9:.0f} GFLOP/s\n")
-    print("| layout | peak, MiB | predicted | off by | step, s | predicted |\n|---|---|---|---|---|---|")
+    print("| layout | peak, MiB | predicted | off by | step, s | predicted | off by |\n|---|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as folder:
         models = {name: Prepared(Path(folder) / name, shape) for name, shape in (("model", MODEL), ("none", NOTHING))}
         without: dict[tuple[int, str], float] = {}
@@ -82,15 +83,14 @@ def main() -> None:
             case = CASES[name]
             like = (case.parallel.world_size, case.dtype)
             if like not in without:
-                without[like] = max(rank["peak_mib"] for rank in models["none"].measure(case, steps=2))
-            ranks = models["model"].measure(case, steps=arguments.steps)
-            peak = max(rank["peak_mib"] for rank in ranks) - without[like]
-            seconds = min(max(times) for times in zip(*(rank["seconds"][1:] for rank in ranks), strict=True))
+                without[like] = models["none"].peak_mib(case)
+            peak = models["model"].peak_mib(case) - without[like]
+            seconds = models["model"].step_seconds(case, steps=arguments.steps)
             layout = models["model"].predict(case, flops)
             predicted = layout.memory.total / MIB
             print(
                 f"| {name} | {peak:,.0f} | {predicted:,.0f} | {predicted / peak - 1:+.0%} "
-                f"| {seconds:.1f} | {layout.step.total:.1f} |",
+                f"| {seconds:.1f} | {layout.step.total:.1f} | {layout.step.total / seconds - 1:+.0%} |",
                 flush=True,
             )
 
@@ -108,7 +108,16 @@ class Prepared:
         self._folder = folder
         self._requests: dict[str, TrainRequest] = {}
 
-    def measure(self, case: Case, *, steps: int) -> list[dict[str, Any]]:
+    def peak_mib(self, case: Case) -> float:
+        """The highest memory of the rank that has most."""
+        return max(rank["peak_mib"] for rank in self._train(case, steps=2, MALLOC_MMAP_THRESHOLD_="262144"))
+
+    def step_seconds(self, case: Case, *, steps: int) -> float:
+        """The fastest of the steps after the first."""
+        ranks = self._train(case, steps=steps)
+        return min(max(times) for times in zip(*(rank["seconds"][1:] for rank in ranks), strict=True))
+
+    def _train(self, case: Case, *, steps: int, **environment: str) -> list[dict[str, Any]]:
         """What each rank says of its memory and its steps."""
         if case.dtype not in self._requests:
             self._requests[case.dtype] = base_request(
@@ -126,7 +135,7 @@ class Prepared:
                 *("-m", "benchmarks.training_bench.measured_rank", str(path)),
             ],
             cwd=ROOT,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "MALLOC_MMAP_THRESHOLD_": "262144"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
