@@ -9,7 +9,6 @@ from irpo_megatron.generation.openai import OpenAIGenerator
 from irpo_megatron.generation.protocol import Generator
 from irpo_megatron.generation.tensorrt_llm import TensorRTLLMGenerator
 from irpo_megatron.generation.transformers import TransformersGenerator
-from irpo_megatron.lasting import lasting
 
 
 def load_generator(settings: GenerationConfig, model_folder: Path) -> Generator:
@@ -24,5 +23,4 @@ def load_generator(settings: GenerationConfig, model_folder: Path) -> Generator:
         return TensorRTLLMGenerator(model_folder, settings)
     if settings.backend == "openai":
         return OpenAIGenerator(model_folder, settings)
-    with lasting():  # mostly imports
-        return TransformersGenerator(model_folder, batch_size=settings.batch_size, settings=settings.transformers)
+    return TransformersGenerator(model_folder, batch_size=settings.batch_size, settings=settings.transformers)

@@ -7,6 +7,8 @@ numbers (see `decoding`), and rows are filled again as they fall free.
 
 from __future__ import annotations
 
+import functools
+import importlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from irpo_megatron.config_generation import TransformersConfig
 from irpo_megatron.errors import UserError
 from irpo_megatron.generation.protocol import Completion, SampleRequest, SamplingSettings
+from irpo_megatron.lasting import lasting
 from irpo_megatron.model_folder import ARCHITECTURES, CONFIG
 from irpo_megatron.tokenizer import Tokenizer
 
@@ -37,6 +40,7 @@ class TransformersGenerator:
         Raises:
             UserError: the folder holds no usable model or tokenizer.
         """
+        _import_libraries()
         import torch
 
         from irpo_megatron.generation.decoding.batch import Engine
@@ -92,6 +96,14 @@ class TransformersGenerator:
 
     def close(self) -> None:
         """The model goes with the process, or with whoever forgets it."""
+
+
+@functools.cache
+def _import_libraries() -> None:
+    """Import what takes long, before there is a model: that one is not to last."""
+    with lasting():
+        importlib.import_module("irpo_megatron.generation.decoding.batch")
+        importlib.import_module("transformers.models.auto.modeling_auto")
 
 
 def _load_model(folder: Path, dtype: torch.dtype, device: torch.device) -> Any:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import math
 import shutil
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, Literal
@@ -451,3 +453,15 @@ def test_another_kind_of_model_is_refused(tmp_path: Path) -> None:
     GPT2LMHeadModel(GPT2Config(n_layer=1, n_head=2, n_embd=8, vocab_size=29)).save_pretrained(folder)
     with pytest.raises(UserError, match=r"model_type = 'gpt2'\n.*llama, mistral, qwen2, qwen3"):
         load(folder)
+
+
+def test_a_model_that_nobody_holds_leaves_the_memory(digits_folder: Path) -> None:
+    """A worker that tries candidate after candidate has one of them at a time."""
+    first = load(digits_folder)
+    model = weakref.ref(first.model)
+    first.close()
+    del first
+    second = load(digits_folder)
+    gc.collect()
+    assert model() is None
+    second.close()
