@@ -43,6 +43,8 @@ def main(module_name: str, request_path: Path) -> int:
         exception. What happened is also left beside the request, for the loop to pass on.
     """
     die_with_parent()
+    # A checkpoint's writers, which a rank forks: without it they would wait for its answer for ever.
+    os.register_at_fork(after_in_child=die_with_parent)
     with rank_log(request_path) as member:
         status, reason = _run(module_name, request_path, member)
         if reason is not None:
