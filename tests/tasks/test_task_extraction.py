@@ -97,4 +97,4 @@ def test_hostile_text_costs_linear_time(piece: str) -> None:
     text = piece * 50_000
     began = time.process_time()
     final_answer(text), last_boxed(text), unwrap(text)
-    assert time.process_time() - began < 30
+    assert time.process_time() - began < 5

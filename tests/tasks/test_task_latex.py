@@ -164,7 +164,7 @@ def test_hostile_answers_are_bounded(piece: str) -> None:
     began = time.process_time()
     normal_form((piece * MAX_CHARACTERS)[:MAX_CHARACTERS])
     normal_form(piece * 100_000)
-    assert time.process_time() - began < 20
+    assert time.process_time() - began < 2
 
 
 @given(st.lists(st.sampled_from([*PIECES, "1", "2", "x", "+", "-", r"\pi", ","]), max_size=40).map("".join))

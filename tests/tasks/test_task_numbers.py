@@ -117,7 +117,7 @@ def test_hostile_text_is_refused_at_once(text: str) -> None:
     began = time.process_time()
     assert parse_number(text) is None
     assert parse_number(text[:MAX_CHARACTERS]) is None or text.startswith(("9" * 99, "= 1"))
-    assert time.process_time() - began < 10
+    assert time.process_time() - began < 1
 
 
 WRAPPERS = [
